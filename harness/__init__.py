@@ -1,0 +1,1 @@
+"""bilevel-harness: compare bilevel optimisation methods under one exact sample budget."""

@@ -1,0 +1,45 @@
+"""Building blocks that many bilevel methods share, in the notation of the papers.
+
+Signs: the system is H z + d_y f = 0 and the hypergradient d_x f + C z (so z = -v in Grazzi et al. 2023).
+"""
+
+
+from torch import Tensor
+
+from harness.oracle import Oracle
+from harness.problem import Batch
+
+
+
+def lower_sgd(
+    oracle: Oracle, x: Tensor, y: Tensor, steps: Tensor, step_size: Tensor, batch_size: int | None
+) -> Tensor:
+    """y <- y - step_size * d_y g(x, y; batch), `steps` times. Cost: steps * batch_size lower gradients."""
+
+    def body(batch: Batch, y: Tensor, x: Tensor, step_size: Tensor) -> Tensor:
+        return y - step_size * oracle.lower_gradient(x, y, batch)
+
+    return oracle.loop("lower", steps, body, y, x, step_size, batch_size=batch_size)
+
+
+def system_sgd(
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    f_y: Tensor,
+    z: Tensor,
+    steps: Tensor,
+    step_size: Tensor,
+    batch_size: int | None,
+) -> Tensor:
+    """z <- z - step_size * (H(x, y; batch) z + d_y f), `steps` times; a diverged solve gives its start.
+
+    The fallback is the published code's (CSML-IIT-UCL/bioptexps). Cost: steps * batch_size
+    Hessian-vector products.
+    """
+
+    def body(batch: Batch, z: Tensor, x: Tensor, y: Tensor, f_y: Tensor, step_size: Tensor) -> Tensor:
+        return z - step_size * (oracle.hessian_vector(x, y, z, batch) + f_y)
+
+    solved = oracle.loop("system", steps, body, z, x, y, f_y, step_size, batch_size=batch_size)
+    return oracle.or_start(solved, z)

@@ -1,0 +1,75 @@
+"""Data files: found in a folder, else downloaded once; never trusted without their checksum."""
+
+import gzip
+import hashlib
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pooch
+from numpy.typing import NDArray
+from platformdirs import user_cache_path
+
+from harness.errors import HarnessError
+
+
+def data_folder(given: Path | None) -> Path | None:
+    """--data-dir, else $HARNESS_DATA, else None (download to the user's cache)."""
+    if given is None and os.environ.get("HARNESS_DATA"):
+        given = Path(os.environ["HARNESS_DATA"])
+    if given is not None and not given.is_dir():
+        raise HarnessError(f"data folder {given} does not exist; check --data-dir or $HARNESS_DATA")
+    return given
+
+
+def read_gzip(data_dir: Path | None, folder: str, name: str, url: str, sha256: str) -> bytes:
+    """The content of `folder`/`name`.gz, or of the same file unpacked, under the data folder or the cache.
+
+    sha256 is that of the uncompressed content, since archives of one file differ. Raises HarnessError:
+    file missing, truncated, not gzip, or of another checksum."""
+    root = data_folder(data_dir)
+    path = _find(root, folder, name) if root else _download(folder, name, url)
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise HarnessError(f"{path} cannot be read ({error}); expected {name}: get it again") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise HarnessError(f"{path} has SHA-256 {found[:12]}…, expected {sha256[:12]}…: get {name} again")
+    return content
+
+
+def _find(root: Path, folder: str, name: str) -> Path:
+    for path in (root / folder / f"{name}.gz", root / folder / name):
+        if path.exists():
+            return path
+    raise HarnessError(f"{root / folder / name}.gz is missing; put it there, or drop --data-dir to download it")
+
+
+def _download(folder: str, name: str, url: str) -> Path:
+    cache = user_cache_path("bilevel-harness") / folder
+    target = cache / f"{name}.gz"
+    if target.exists():
+        return target
+    try:
+        return Path(pooch.retrieve(url, known_hash=None, fname=target.name, path=cache))
+    except Exception as error:  # noqa: BLE001 - whatever the network does, the user needs one line
+        raise HarnessError(
+            f"{name} could not be downloaded from {url} ({type(error).__name__}); "
+            f"put {folder}/{name}.gz in a folder and name it with --data-dir"
+        ) from None
+
+
+def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
+    """An array of the idx format of LeCun's MNIST files (unsigned bytes, any number of dimensions)."""
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise HarnessError(f"{name} is not an idx file of unsigned bytes")
+    dims = content[3]
+    shape = np.frombuffer(content, dtype=">i4", count=dims, offset=4)
+    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dims)
+    if values.size != shape.prod():
+        raise HarnessError(f"{name} holds {values.size} bytes, its header says {shape.prod()}")
+    return values.reshape(shape)

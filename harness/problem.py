@@ -1,0 +1,129 @@
+"""What a bilevel problem is to the harness.
+
+    minimise over x in a convex set   f(x, y*(x)),   y*(x) = argmin_y g(x, y)
+
+Both levels are means over examples. An author writes the losses for *one* trial and one value per
+example; the batched derivatives follow (`harness.derive`). Where speed matters a problem overrides any of
+the four derivatives with a closed form, and a test holds it against the derived one.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness import derive
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples for one derivative, the same for every trial it serves.
+
+    rows: example numbers, shape (B,), ascending.
+    counts: how often each trial drew each row, shape (N, B); None where every trial drew each row once.
+    step: position in the stream, for step-size schedules.
+    trials: the positions in the pack of the N trials served.
+    full: rows are all examples of the level.
+    """
+
+    rows: Tensor
+    trials: slice | Tensor
+    step: int = 0
+    counts: Tensor | None = None
+    full: bool = False
+
+    def weights(self, like: Tensor) -> Tensor | None:
+        """counts as weights of a mean, each row summing to one, in the dtype of `like`."""
+        if self.counts is None:
+            return None
+        return self.counts.to(like.dtype) / self.counts.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called in tables: in full, and in a column head."""
+
+    label: str
+    short: str
+
+
+@dataclass(kw_only=True)
+class Problem(ABC):
+    """A bilevel problem; its options are dataclass fields made by `harness.params.option`.
+
+    `setup` fills the sizes and the data. Variables are flat: x (dim_x,), y (dim_y,); in a pack of N
+    trials x (N, dim_x), y (N, dim_y).
+    """
+
+    label: ClassVar[str]
+    reference: ClassVar[str]
+    objective: ClassVar[str]
+    headline: ClassVar[str]
+    metric_names: ClassVar[dict[str, Metric]]
+
+    dim_x: int = 0
+    dim_y: int = 0
+    lower_examples: int = 0
+    upper_examples: int = 0
+    evaluation_samples: int = 0
+
+    @abstractmethod
+    def setup(self, data_dir: Path | None, data_seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Read the data, split it by `data_seed`, and set the sizes above.
+
+        evaluation_samples: single-sample gradients that `evaluate` takes for one trial."""
+
+    @abstractmethod
+    def initial(self, seed: int) -> tuple[Tensor, Tensor]:
+        """x0 (dim_x,) and y0 (dim_y,)."""
+
+    @abstractmethod
+    def lower_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """Lower losses of examples `rows` (B,) for one trial: shape (B,); g is their mean."""
+
+    @abstractmethod
+    def upper_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """Upper losses of examples `rows` (B,) for one trial: shape (B,); f is their mean."""
+
+    @abstractmethod
+    def evaluate(self, x: Tensor) -> dict[str, float]:
+        """The final protocol on one trial's output x (dim_x,): every metric of `metric_names`."""
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point of the feasible set, rows of x (N, dim_x) one by one."""
+        return x
+
+    def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
+        """P(x - step_size * direction), shapes (N, dim_x), (N, dim_x), (N, 1)."""
+        return self.project(torch.addcmul(x, direction, step_size, value=-1))
+
+    def metrics(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
+        """Cheap metrics of N trials at their current x, y, for curves; none unless overridden."""
+        return [{} for _ in range(len(x))]
+
+    def evaluate_pack(self, x: Tensor) -> list[dict[str, float]]:
+        """`evaluate` for N trials; override it where they can share work."""
+        return [self.evaluate(row) for row in x]
+
+    def memory(self, pack: int) -> int:
+        """Bytes a worker needs for a pack, the data included; a problem with large data overrides it."""
+        return 8 * pack * (12 * self.dim_x + 24 * self.dim_y)
+
+    def lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+        """d_y g on the batch, shape (N, dim_y)."""
+        return derive.lower_gradient(self, x, y, batch)
+
+    def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
+        """(d2_yy g) v on the batch, shape (N, dim_y)."""
+        return derive.hessian_vector(self, x, y, v, batch)
+
+    def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
+        """(d2_xy g) v = d_x <d_y g, v> on the batch, shape (N, dim_x)."""
+        return derive.cross(self, x, y, v, batch)
+
+    def upper_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """d_x f and d_y f on the batch, shapes (N, dim_x) and (N, dim_y)."""
+        return derive.upper_gradient(self, x, y, batch)

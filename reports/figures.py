@@ -1,0 +1,210 @@
+"""The figures of a report: panels arranged, captioned, and saved as PDF, SVG and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reports import panels, statistics, text
+from reports.view import View
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 6.9  # inches: the text width of a two-column paper
+_CURRENT = (
+    "The metrics are those of the lower variable at hand during the trial, not of the final evaluation."
+)
+_FAILED = "A failed trial counts as the worst objective observed in the study."
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, and what a reader must know to read it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The settings of every figure while it is drawn and saved; restored afterwards."""
+    import matplotlib
+    import seaborn
+
+    sizes = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 8}
+    ticks = {"xtick.labelsize": 7, "ytick.labelsize": 7}
+    lines = {"lines.linewidth": 1.3, "axes.linewidth": 0.7, "grid.linewidth": 0.5, "grid.color": "#e6e6e6"}
+    saved = {"pdf.fonttype": 42, "ps.fonttype": 42, "savefig.dpi": 200, "svg.hashsalt": "bilevel-harness"}
+    rest = {"axes.grid": True, "axes.axisbelow": True, "legend.frameon": False, "legend.handlelength": 3}
+    settings: Any = {**seaborn.axes_style("ticks"), **sizes, **ticks, **lines, **saved, **rest}
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def all_figures(view: View) -> list[Picture]:
+    """Every figure of the report, in reading order; call and save within `house_style`."""
+    return [
+        distribution(view),
+        expected_best(view, "trials"),
+        expected_best(view, "samples"),
+        best_at_budget(view),
+        curves(view),
+        parameters(view),
+    ]
+
+
+def write_figure(picture: Picture, folder: Path) -> None:
+    """`NAME.pdf`, `NAME.svg` and `NAME.png` in `folder`, undated: the same study gives the same files."""
+    undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+    for suffix, metadata in undated.items():
+        picture.figure.savefig(folder / f"{picture.name}.{suffix}", metadata=metadata)
+
+
+def curves(view: View) -> Picture:
+    """Small multiples: one panel per solver and metric."""
+    metrics = list(dict.fromkeys([view.objective, view.headline]))
+    across = min(3, len(view.solvers))
+    down = -(-len(view.solvers) // across)
+    figure = _figure(0.45 + len(metrics) * (0.25 + 1.35 * down))
+    grid = statistics.sample_grid(view.curves, float(view.spec["budget"]))
+    blocks = figure.subfigures(len(metrics), 1, squeeze=False)[:, 0]
+    for block, metric in zip(blocks, metrics, strict=True):
+        bands: panels.Bands = {}
+        for solver in view.solvers:
+            values = statistics.on_grid(view.curves_of(solver), f"metric.{metric}", grid)
+            bands[solver] = statistics.quantiles(values, (0.2, 0.5, 0.8))
+        title = f"{text.mathtext(view.metric_label(metric))}, during the trial"
+        block.suptitle(title, fontsize=8, fontweight="bold")
+        block.supxlabel("samples", fontsize=8)
+        axes = block.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for panel, solver in zip(axes.flat, view.solvers, strict=False):
+            panels.curve(panel, view, solver, metric, bands, grid)
+        for panel in axes.flat[len(view.solvers) :]:
+            panel.set_axis_off()
+    caption = (
+        "Objective and headline metric along the budget: median (line) and 20-80 % band over a solver's "
+        "trials, its best trial by final objective (black), the other solvers' medians (grey). Every trial "
+        "stands at its last finite value logged after an upper iteration; medians begin where more than "
+        f"half of the trials with a curve have one. {_CURRENT} {view.conditions}"
+    )
+    return Picture("curves", "Along the budget", caption, _finish(figure))
+
+
+def parameters(view: View) -> Picture:
+    """A row of panels per solver, a column per parameter that some solver searches."""
+    names = [name for name in view.parameters if any(name in view.searched(s) for s in view.solvers)]
+    figure = _figure(0.8 + 1.15 * len(view.solvers), max(WIDTH, 1.6 * len(names)))
+    axes = figure.subplots(len(view.solvers), max(len(names), 1), sharex="col", sharey=True, squeeze=False)
+    for row, solver in zip(axes, view.solvers, strict=True):
+        row[0].set_ylabel(text.mathtext(view.label(solver)))
+        for panel, name in zip(row, names, strict=False):
+            if name in view.searched(solver):
+                panels.sensitivity(panel, view, solver, name)
+            else:
+                panel.grid(visible=False)
+                panels.note(panel, text.mathtext(view.drawn_from(solver, name, view.symbol)))
+    for panel, name in zip(axes[-1], names, strict=False):
+        symbol = view.symbol(name)
+        panel.set_xlabel(name if symbol == name else f"{name} ({text.mathtext(symbol)})")
+    figure.supylabel(text.mathtext(view.metric_label(view.objective)), fontsize=8)
+    _outcome_legend(figure)
+    caption = (
+        "Final objective against every searched parameter: each trial by its outcome (did not fit: the "
+        "first upper iteration exceeds the budget, the output is x0), and the median of a sixth of the "
+        f"trials (at least seven) running along the parameter. {_FAILED} Failed and unscored trials: "
+        f"crosses on the upper edge. Grey words: parameters a solver ties or fixes. {view.conditions}"
+    )
+    return Picture("parameters", "Sensitivity to parameters", caption, _finish(figure))
+
+
+def distribution(view: View) -> Picture:
+    """Boxes and points beside the empirical distribution, one axis for the objective."""
+    figure = _figure(3.0)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
+    panels.spread(left, view)
+    panels.shares(right, view)
+    _legend(figure, right)
+    caption = (
+        "Final objective of all trials. Left: quartiles, whiskers to 1.5 times the interquartile range, "
+        "every trial a point, failed or unscored trials as crosses on the upper edge. Right: share of all "
+        f"trials, failed ones included, at or below an objective. {view.conditions}"
+    )
+    return Picture("distribution", "Distribution of the objective", caption, _finish(figure))
+
+
+def expected_best(view: View, unit: str) -> Picture:
+    """Expected best objective of a search by the effort put into it, in `trials` or in `samples`."""
+    figure = _figure(3.2, 5.0)
+    rng = np.random.default_rng(0)
+    axes = panels.search_effort(figure.subplots(), view, rng, in_samples=unit == "samples")
+    _legend(figure, axes)
+    effort = "total samples, tuning included" if unit == "samples" else "number of trials"
+    caption = (
+        f"Expected best objective against the {effort}: unbiased estimate from all recorded trials, drawn "
+        f"without replacement, and 95 % bootstrap band (1000 resamples of the trials). {_FAILED} The right "
+        f"end rests on single trials. {view.conditions}"
+    )
+    return Picture(f"expected_best_{unit}", f"Expected best by {unit}", caption, _finish(figure))
+
+
+def best_at_budget(view: View) -> Picture:
+    """What would have been chosen had the budget been smaller."""
+    figure = _figure(3.2, 5.0)
+    grid = statistics.sample_grid(view.curves, float(view.spec["budget"]))
+    axes = panels.chosen_at_budget(figure.subplots(), view, grid)
+    _legend(figure, axes)
+    caption = (
+        f"At every budget, {view.metric_label(view.headline)} of the trial with the lowest "
+        f"{view.metric_label(view.objective)}, each trial taken at its last point logged within that "
+        "budget: one run per configuration. Completed trials after their first upper iteration only. "
+        f"{_CURRENT} A lower variable far from solved can be chosen for the wrong reason. {view.conditions}"
+    )
+    return Picture("best_at_budget", "Best at every budget", caption, _finish(figure))
+
+
+def _figure(height: float, width: float = WIDTH) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        across = 3 if figure.get_figwidth() < WIDTH else 6
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(handles), across))
+    else:
+        panels.note(axes, "nothing recorded")
+
+
+def _outcome_legend(figure: Figure) -> None:
+    from matplotlib.collections import PathCollection
+    from matplotlib.figure import Figure as Blank
+    from matplotlib.lines import Line2D
+
+    scratch = Blank().subplots()
+    handles: list[PathCollection | Line2D] = []
+    for kind, mark in panels.OUTCOME_MARKS.items():
+        colour = {"color": "#444444"} if kind == "completed" else {}
+        handles.append(scratch.scatter([], [], s=14, label=kind, **{"linewidths": 0.7, **mark, **colour}))
+    handles.append(Line2D([], [], color="#444444", label="running median"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+
+
+def _finish(figure: Figure) -> Figure:
+    """Arrange the panels once, not at each of the three saves: that is half of a report's time."""
+    import seaborn
+
+    seaborn.despine(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure

@@ -1,0 +1,98 @@
+"""One HTML page that needs nothing beside it: tables, figures, every trial, sources to download."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from reports import formats, text
+from reports.figures import Picture
+from reports.formats import Column, Table
+from reports.view import View, outcome
+
+
+def render(view: View, tables: list[Table], pictures: list[Picture], folder: Path) -> str:
+    """The page; `folder` holds the saved files of `pictures`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(symbols=symbols, key=sort_key)
+    return environment.get_template("page.html.j2").render(
+        view=view,
+        tables=[(table, _downloads(table)) for table in tables],
+        pictures=[(picture, _embedded(picture, folder)) for picture in pictures],
+        trials=trial_columns(view),
+        rows=list(zip(view.trials["trial"].astype(str), outcome(view.trials).astype(str), strict=True)),
+        solvers={s: view.spec["solvers"].get(s, {}) for s in view.solvers},
+    )
+
+
+def trial_columns(view: View) -> list[Column]:
+    """Every trial with its outcome, scores, configuration and cost."""
+    trials = view.trials
+    kinds = outcome(trials)
+    columns = [
+        Column("Trial", list(trials["trial"].astype(str)), list(trials["number"])),
+        Column("Outcome", list(kinds.astype(str)), list(kinds)),
+        _scores(f"{view.short(view.objective)} (objective)", trials["objective"]),
+    ]
+    metrics = [c for c in trials.columns if c.startswith("metric.") and c != f"metric.{view.objective}"]
+    columns += [_scores(view.short(c.removeprefix("metric.")), trials[c]) for c in metrics]
+    for name in view.parameters:
+        values = view.values(trials, name)
+        columns.append(Column(view.symbol(name), [text.parameter(v) for v in values], values))
+    for heading, name, show in (
+        ("Iterations", "upper_iterations", text.count),
+        ("Samples", "ledger.total", text.count),
+        ("Fallbacks", "system_fallbacks", text.count),
+        ("Seconds", "seconds", text.seconds),
+    ):
+        columns.append(Column(heading, [show(v) for v in trials[name]], list(trials[name])))
+    columns.append(Column("Reason", list(trials["reason"]), list(trials["reason"])))
+    return [column for column in columns if any(cell not in ("", text.MISSING) for cell in column.cells)]
+
+
+def symbols(words: str) -> Markup:
+    """`words` escaped, with η_LL shown as a letter and its subscript."""
+    return Markup(re.sub(text.SYMBOL, r"\1<sub>\2</sub>", str(escape(words))))
+
+
+def sort_key(value: object) -> str:
+    """A cell's key for the page's script: a number where it is one, else the text; empty sorts last."""
+    return "" if value is None or value != value else str(value)
+
+
+def _scores(heading: str, values: pd.Series[float]) -> Column:
+    digits = text.decimals(values)
+    return Column(heading, [text.score(float(v), digits) for v in values], list(values))
+
+
+def _downloads(table: Table) -> dict[str, str]:
+    contents = {
+        "csv": formats.to_csv(table),
+        "tex": formats.to_latex(table),
+        "md": formats.to_markdown(table),
+    }
+    return {
+        f"{table.name}.{kind}": _data("text/plain;charset=utf-8", c.encode()) for kind, c in contents.items()
+    }
+
+
+def _embedded(picture: Picture, folder: Path) -> dict[str, str]:
+    kinds = {"svg": "image/svg+xml", "pdf": "application/pdf"}
+    files = {f"{picture.name}.{suffix}": media for suffix, media in kinds.items()}
+    return {name: _data(media, (folder / name).read_bytes()) for name, media in files.items()}
+
+
+def _data(media: str, content: bytes) -> str:
+    return f"data:{media};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,46 @@
+"""Everything `harness report` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from reports import figures, page, tables
+from reports.formats import write_table
+from reports.view import View
+
+if TYPE_CHECKING:
+    from harness.record import Record
+
+
+def write_report(study: Record, out: Path, top: int = 10) -> Path:
+    """Write `tables/`, `figures/`, `data/` and `index.html` under `out`; return the path of the page.
+
+    `top` is the number of best trials a solver is judged by; where fewer have a finite objective those are
+    used, and the tables say how many. A study that is still running is reported as far as it has come.
+    """
+    folders = {name: out / name for name in ("tables", "figures", "data")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    view = View.of(study)
+    written = tables.all_tables(view, top)
+    for table in written:
+        write_table(table, folders["tables"])
+    _write_parquet(study.trials, folders["data"] / "trials.parquet")
+    _write_parquet(study.curves, folders["data"] / "curves.parquet")
+    with figures.house_style():
+        drawn = figures.all_figures(view)
+        for picture in drawn:
+            figures.write_figure(picture, folders["figures"])
+    html = out / "index.html"
+    html.write_text(page.render(view, written, drawn, folders["figures"]), encoding="utf-8")
+    return html
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """zstd; a column that mixes types (one solver's number, another's word) is written as text."""
+    mixed = [c for c in frame.columns if pd.api.types.infer_dtype(frame[c], skipna=True).startswith("mixed")]
+    texts = {c: frame[c].map(str, na_action="ignore") for c in mixed}
+    frame.assign(**texts).to_parquet(path, compression="zstd", index=False)

@@ -1,0 +1,164 @@
+"""The numbers of a report: pure functions of arrays and frames, lower is better everywhere.
+
+A trial without a usable objective (failed: NaN; ranked last: +inf) is never dropped from a statistic of a
+search: `fill_failures` gives it the worst objective observed. Randomness enters as a `Generator`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def top(trials: pd.DataFrame, k: int) -> pd.DataFrame:
+    """The `k` trials of lowest finite `objective` (or as many as there are), best first, ties by `number`."""
+    usable = trials[np.isfinite(trials["objective"].to_numpy(dtype=float))]
+    best_first: pd.DataFrame = usable.sort_values(["objective", "number"], kind="stable")
+    return best_first.head(k)
+
+
+def mean_std(values: ArrayLike) -> tuple[float, float]:
+    """Mean and sample standard deviation (divisor n - 1) of the finite values; NaN where undefined."""
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    mean = float(finite.mean()) if finite.size else float("nan")
+    return mean, float(finite.std(ddof=1)) if finite.size > 1 else float("nan")
+
+
+def fill_failures(values: ArrayLike, worst: float) -> Floats:
+    """`values` with `worst` for everything not finite, so that no trial of a search is dropped."""
+    filled = np.array(values, dtype=float)
+    filled[~np.isfinite(filled)] = worst
+    return filled
+
+
+def expected_best(values: ArrayLike) -> Floats:
+    """Expected minimum of n of the N values drawn without replacement, for n = 1, ..., N.
+
+    With x_(1) <= ... <= x_(N), i the rank,
+
+        E_n = sum_i  C(N - i, n - 1) / C(N, n)  x_(i),
+
+    the mean over all subsets of size n, hence unbiased for the expected best of n fresh trials. The estimate
+    of Dodge et al. 2019, "Show Your Work", draws with replacement and is biased (for a minimum: upwards);
+    this one is that of Tang et al. 2020, "Showing Your Work Doesn't Always Work", and of bayesmark.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    return np.asarray(_best_of_n_weights(ordered.size) @ ordered, dtype=float)
+
+
+def expected_best_band(
+    values: ArrayLike, rng: np.random.Generator, resamples: int = 1000, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Percentile-bootstrap band of `expected_best` over trials, `(low, high)`, each of length N.
+
+    Near n = N the estimate rests on one or two trials and a bootstrap cannot be trusted (Tang et al. 2020):
+    read the right end as a description of these N trials only.
+    """
+    observed = np.asarray(values, dtype=float)
+    drawn = np.sort(rng.choice(observed, size=(resamples, observed.size)), axis=1)
+    estimates = drawn @ _best_of_n_weights(observed.size).T
+    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def _best_of_n_weights(size: int) -> Floats:
+    """`(N, N)`: row n - 1 holds C(N - i, n - 1) / C(N, n) for all i, as products that never overflow."""
+    n = np.arange(1, size + 1)[:, None]
+    i = np.arange(1, size)
+    ratios = np.clip((size - i - n + 1) / (size - i), 0, None)
+    return np.asarray(n / size * np.cumprod(np.hstack([np.ones((size, 1)), ratios]), axis=1), dtype=float)
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact binomial confidence interval of a proportion (Clopper and Pearson 1934); (0, 1) for no trial."""
+    from scipy.stats import beta
+
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    return low, high
+
+
+def running_median(x: ArrayLike, y: ArrayLike, window: int) -> tuple[Floats, Floats]:
+    """Median of x and of y over every `window` neighbours in x; empty with fewer points than that."""
+    across, values = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if across.size < window:
+        return np.empty(0), np.empty(0)
+    order = np.argsort(across, kind="stable")
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.stack([across[order], values[order]]), window, axis=1
+    )
+    middle = np.median(windows, axis=2)
+    return middle[0], middle[1]
+
+
+def share_at_or_below(values: ArrayLike) -> tuple[Floats, Floats]:
+    """Empirical distribution `(value, share of all values at or below it)`; not finite is never reached."""
+    observed = np.asarray(values, dtype=float)
+    reached = np.sort(observed[np.isfinite(observed)])
+    return reached, np.arange(1, reached.size + 1) / max(observed.size, 1)
+
+
+def sample_grid(curves: pd.DataFrame, budget: float, points: int = 80) -> Floats:
+    """Log-spaced sample counts from the first one logged above zero to the budget; empty without one."""
+    logged = curves["ledger.total"].to_numpy(dtype=float)
+    logged = logged[np.isfinite(logged) & (logged > 0)]
+    if not logged.size:
+        return np.empty(0)
+    return np.geomspace(logged.min(), max(budget, logged.max()), points)
+
+
+def carried_forward(samples: ArrayLike, values: ArrayLike, grid: Floats) -> Floats:
+    """At every count of `grid` the last finite value logged at or before it; NaN before the first."""
+    at, logged = np.asarray(samples, dtype=float), np.asarray(values, dtype=float)
+    usable = np.isfinite(logged) & np.isfinite(at)
+    order = np.argsort(at[usable], kind="stable")
+    at, logged = at[usable][order], logged[usable][order]
+    place = np.searchsorted(at, grid, side="right")
+    return np.concatenate([[np.nan], logged])[place]
+
+
+def on_grid(curves: pd.DataFrame, column: str, grid: Floats) -> Floats:
+    """`(trials, grid)`: `column` of every trial of `curves`, carried forward, trials in order of `number`.
+
+    A point logged before the first upper iteration says nothing about a solver and has no value.
+    """
+    values = curves[column].where(curves["upper_iteration"] > 0)
+    points = pd.DataFrame({"number": curves["number"], "at": curves["ledger.total"], "value": values})
+    rows = [carried_forward(trial["at"], trial["value"], grid) for _, trial in points.groupby("number")]
+    return np.stack(rows) if rows else np.empty((0, grid.size))
+
+
+def quantiles(values: Floats, levels: Sequence[float]) -> Floats:
+    """`(levels, grid)`: quantiles down `values (trials, grid)`, NaN where half of them or more have none."""
+    result = np.full((len(levels), values.shape[1]), np.nan)
+    present = 2 * np.isfinite(values).sum(axis=0) > len(values)
+    if present.any():
+        result[:, present] = np.nanquantile(values[:, present], levels, axis=0)
+    return result
+
+
+def best_at_budget(curves: pd.DataFrame, objective: str, headline: str, grid: Floats) -> pd.DataFrame:
+    """Of one solver, the trial to choose at every budget: columns `samples, number, objective, headline`.
+
+    At a budget B every trial stands at its last point logged at or before B, as if stopped there; the
+    trial of lowest `objective` column is chosen and its `headline` column reported: one run per configuration
+    serves all budgets. Points before the first upper iteration do not count. NaN where no trial has a point.
+    """
+    result = pd.DataFrame({"samples": grid, "number": np.nan, "objective": np.nan, "headline": np.nan})
+    if curves.empty:
+        return result
+    selection = on_grid(curves, objective, grid)
+    selection[~np.isfinite(selection)] = np.inf
+    chosen = selection.argmin(axis=0)
+    place = (chosen, np.arange(grid.size))
+    there = np.isfinite(selection[place])
+    numbers = np.sort(curves["number"].unique()).astype(float)
+    result["number"] = np.where(there, numbers[chosen], np.nan)
+    result["objective"] = np.where(there, selection[place], np.nan)
+    result["headline"] = np.where(there, on_grid(curves, headline, grid)[place], np.nan)
+    return result

@@ -1,0 +1,136 @@
+"""How numbers and names are written: plain Unicode once, then LaTeX, Markdown or mathtext from it."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+MISSING = "–"
+THIN = "\u202f"  # narrow no-break space between groups of three digits
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_PLAIN = {ord(high): low for low, high in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
+_GREEK = dict(
+    zip(
+        "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩ",
+        "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi "
+        "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
+        strict=True,
+    )
+)
+_LATEX = {
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    THIN: r"\,",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": "$-$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "†": r"$^{\dagger}$",
+    "‡": r"$^{\ddagger}$",
+    "ℓ": r"$\ell$",
+    "∞": r"$\infty$",
+    **{letter: f"$\\{name}$" for letter, name in _GREEK.items()},
+}
+SYMBOL = r"(?<!\w)([^\W\d_])_(\w+)"  # one letter with a subscript: η_LL, but not lower_steps
+_TOKEN = re.compile(rf"{SYMBOL}|([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)|(.)", re.DOTALL)
+
+
+def score(value: float, digits: int) -> str:
+    """A score with a column's number of decimals."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "∞" if value == math.inf else MISSING
+
+
+def decimals(values: Iterable[float]) -> int:
+    """Decimals that give a column's largest finite value four digits: two for accuracies in per cent."""
+    largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+    return 2 if largest == 0 else min(max(2, 3 - math.floor(math.log10(largest))), 9)
+
+
+def spread(mean: float, std: float, digits: int) -> str:
+    """Mean ± standard deviation; the mean alone where one trial gives no deviation."""
+    return f"{score(mean, digits)} ± {score(std, digits)}" if math.isfinite(std) else score(mean, digits)
+
+
+def count(value: float) -> str:
+    """A count in groups of three digits, one decimal only where a mean is not whole."""
+    if not math.isfinite(value):
+        return MISSING
+    whole = abs(value - round(value)) < 1e-9 or abs(value) >= 1000
+    return (f"{value:,.0f}" if whole else f"{value:,.1f}").replace(",", THIN)
+
+
+def seconds(value: float) -> str:
+    """Seconds to about three digits."""
+    return MISSING if not math.isfinite(value) else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
+
+
+def parameter(value: Any) -> str:
+    """A parameter's value: counts whole, all else to three digits, powers of ten where that is shorter."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return MISSING if value is None else str(value)
+    if not math.isfinite(value):
+        return MISSING
+    if value == round(value) and abs(value) < 1e5:
+        return count(value)
+    if 1e-2 <= abs(value) < 999.5:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}×{_ten_to(int(exponent))}"
+
+
+def bound(value: float) -> str:
+    """The end of a range: powers of ten as such."""
+    exponent = math.log10(value) if value > 0 else 0.5
+    far = exponent >= 3 or exponent <= -2
+    return _ten_to(round(exponent)) if far and abs(exponent - round(exponent)) < 1e-12 else parameter(value)
+
+
+def tick(value: float) -> str:
+    """A tick of a log axis, at 1, 2 or 5 times a power of ten."""
+    if 0.1 <= value <= 10_000:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return _ten_to(int(exponent)) if mantissa == "1" else f"{mantissa}×{_ten_to(int(exponent))}"
+
+
+def _ten_to(exponent: int) -> str:
+    return "10" + str(exponent).translate(_SUPERSCRIPTS)
+
+
+def latex(text: str) -> str:
+    """`text` for a LaTeX document: specials escaped; Greek, powers and subscripted symbols in math mode."""
+    return _TOKEN.sub(_latex_token, text)
+
+
+def _latex_token(match: re.Match[str]) -> str:
+    base, subscript, power, other = match.groups()
+    if base:
+        return f"${_mathematical(base)}_{{\\mathrm{{{latex(subscript)}}}}}$"
+    if power:
+        return f"$^{{{power.translate(_PLAIN)}}}$"
+    return _LATEX.get(other, other)
+
+
+def _mathematical(letter: str) -> str:
+    return "\\" + _GREEK[letter] if letter in _GREEK else letter
+
+
+def mathtext(text: str) -> str:
+    """`text` for a matplotlib label: dollars are dollars, subscripted symbols are set as such."""
+    escaped = text.replace("$", r"\$")
+    return re.sub(
+        SYMBOL, lambda m: f"${_mathematical(m[1])}_{{\\mathrm{{{m[2].replace('_', ' ')}}}}}$", escaped
+    )
+
+
+def markdown(text: str) -> str:
+    """`text` inside a Markdown table cell."""
+    return re.sub(r"([\\|*`])", r"\\\1", text).replace("<", "&lt;").replace("\n", " ")
