@@ -3,12 +3,10 @@
 Signs: the system is H z + d_y f = 0 and the hypergradient d_x f + C z (so z = -v in Grazzi et al. 2023).
 """
 
-
 from torch import Tensor
 
 from harness.oracle import Oracle
 from harness.problem import Batch
-
 
 
 def lower_sgd(

@@ -46,7 +46,9 @@ def _find(root: Path, folder: str, name: str) -> Path:
     for path in (root / folder / f"{name}.gz", root / folder / name):
         if path.exists():
             return path
-    raise HarnessError(f"{root / folder / name}.gz is missing; put it there, or drop --data-dir to download it")
+    raise HarnessError(
+        f"{root / folder / name}.gz is missing; put it there, or drop --data-dir to download it"
+    )
 
 
 def _download(folder: str, name: str, url: str) -> Path:

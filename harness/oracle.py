@@ -25,7 +25,9 @@ class Oracle:
     fixed start. trials: how many still run (N). upper_samples: examples of the upper level.
     """
 
-    def __init__(self, problem: Problem, streams: Streams, accountant: Accountant, start: tuple[Tensor, Tensor]):
+    def __init__(
+        self, problem: Problem, streams: Streams, accountant: Accountant, start: tuple[Tensor, Tensor]
+    ):
         self._problem = problem
         self._streams = streams
         self._accountant = accountant

@@ -66,8 +66,15 @@ def failed(config: Mapping[str, Any], reason: str) -> Result:
 class _Run:
     """The search of one pack; `outputs[n]` is the point at which trial n will be evaluated."""
 
-    def __init__(self, problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]],
-                 rules: Rules, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        solver: type[Solver[Any]],
+        configs: Sequence[Mapping[str, Any]],
+        rules: Rules,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self.problem, self.rules = problem, rules
         start = tuple(v.to(device, dtype) for v in problem.initial(rules.seed))
         streams = Streams(rules.seed, problem.lower_examples, problem.upper_examples, device)
@@ -184,7 +191,9 @@ def _selection(mask: np.ndarray) -> slice | Tensor:
     return torch.from_numpy(kept)
 
 
-def first_cost(problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def first_cost(
+    problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]]
+) -> np.ndarray:
     """Declared samples of each configuration's first upper iteration, shape (N,)."""
     device = torch.device("cpu")
     streams = Streams(0, problem.lower_examples, problem.upper_examples, device)

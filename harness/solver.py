@@ -69,9 +69,7 @@ class Solver(ABC, Generic[S]):
         """One upper iteration: a new state, the old one untouched."""
 
     @classmethod
-    def pack(
-        cls, configs: Sequence[Mapping[str, Any]], device: torch.device, dtype: torch.dtype
-    ) -> Self:
+    def pack(cls, configs: Sequence[Mapping[str, Any]], device: torch.device, dtype: torch.dtype) -> Self:
         """One solver that holds N checked configurations along the trial axis."""
         values: dict[str, Any] = {}
         for name, parameter in parameters(cls).items():

@@ -107,7 +107,9 @@ class BsgmDecreasing(Solver[State]):
         def lower(batch: Batch, y: Tensor, x: Tensor, eta: Tensor, gamma: Tensor) -> Tensor:
             return y - eta * gamma / (gamma + batch.step) * oracle.lower_gradient(x, y, batch)
 
-        def system(batch: Batch, z: Tensor, x: Tensor, y: Tensor, f_y: Tensor, mu: Tensor, gamma: Tensor) -> Tensor:
+        def system(
+            batch: Batch, z: Tensor, x: Tensor, y: Tensor, f_y: Tensor, mu: Tensor, gamma: Tensor
+        ) -> Tensor:
             residual = oracle.hessian_vector(x, y, z, batch) + f_y
             return z - mu * gamma / (gamma + batch.step + 1) * residual
 
@@ -131,7 +133,9 @@ class BsgmGrowing(Solver[State]):
     upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="alpha")
     lower_step_size: Tensor = real("step size of y, 1e-4 to 10", symbol="eta_LL")
     system_step_size: Tensor = real("step size of z, usually eta_LL", symbol="eta_LS")
-    horizon: Tensor = count("upper iterations S of the constant variant; 0: growing", symbol="S", default=0, low=0)
+    horizon: Tensor = count(
+        "upper iterations S of the constant variant; 0: growing", symbol="S", default=0, low=0
+    )
     batch_size: int = shared("examples per lower, system and cross batch", symbol="B", default=90)
 
     def counts(self, iteration: int) -> Tensor:

@@ -1,0 +1,365 @@
+"""Data poisoning of a linear classifier: perturb a fifth of the training images to spoil the rest.
+
+With images X_i in [0, 1]^p, labels y_i, n training and n' validation examples, poisoned rows I:
+
+    minimise over x in X   f = -1/n' sum_val CE(W X'_j, y'_j)
+    W(x) = argmin g = 1/n sum_i CE(W (X_i + x_i), y_i) + rho |W|^2,   x_i = 0 for i not in I
+
+x (|I| * p,): the perturbations, each row in the l2 ball of radius 5; y (c * p,): W, class by class.
+For one example with u = X_i + x_i, pi = softmax(W u), r = pi - e_y, S = diag(pi) - pi pi^T:
+
+    d_W = r u^T,   H V = (S V u) u^T,   d_x <d_W, V> = V^T r + W^T S V u
+
+Evaluation: W retrained from 0 by 1000 full-batch steps of size 0.1 with momentum on the poisoned set.
+
+Reference: R. Grazzi, M. Pontil, S. Salzo, JMLR 24(167), 2023, Section 7.3.
+Differs from the paper (the defaults follow the published code, CSML-IIT-UCL/bioptexps): rho = 0.1 / (p c),
+not 0.1 / p (`regulariser`); after the ball a clamp keeps poisoned pixels in [0, 1] (`box`); the final
+training has momentum 0.5, not 0 (`final_momentum`).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from harness.data import parse_idx, read_gzip
+from harness.params import option
+from harness.problem import Batch, Metric, Problem
+
+RETRAINING_STEPS = 1000
+RETRAINING_STEP_SIZE = 0.1
+BLOCK = 2000  # rows whose logits stay in cache during the retraining
+
+_IDX = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+_SOURCES = {
+    "mnist": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    "fashion-mnist": (
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+
+Array = NDArray[Any]
+
+
+def _read(
+    dataset: str, data_dir: Path | None, split: np.random.RandomState
+) -> tuple[Array, Array, Array, Array]:
+    """Training images (n, p) in [0, 1] and labels, test images and labels."""
+    if dataset == "digits":
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        images, labels = load_digits(return_X_y=True)
+        train, test, t, u = train_test_split(
+            images / 16, labels, test_size=0.2, stratify=labels, random_state=split
+        )
+        return train, t, test, u
+    folder = dataset.replace("_", "-")
+    url, *sums = _SOURCES[folder]
+    images, labels, test, test_labels = (
+        parse_idx(read_gzip(data_dir, folder, name, f"{url}{name}.gz", sha), name)
+        for name, sha in zip(_IDX, sums, strict=True)
+    )
+    return (
+        images.reshape(len(images), -1) / np.float32(255),
+        labels,
+        test.reshape(len(test), -1) / np.float32(255),
+        test_labels,
+    )
+
+
+@dataclasses.dataclass
+class Examples:
+    """Images (n, p), their contiguous transpose, labels (n,) and one-hot labels (c, n).
+
+    Products take the transpose as stored: with a lone trial's ten rows a transposed view would take
+    another BLAS path, and a trial alone would differ from the same trial in a pack in the last bit."""
+
+    images: Tensor
+    labels: Tensor
+    onehot: Tensor
+    transposed: Tensor
+
+    @classmethod
+    def make(cls, images: Array, labels: Array, device: torch.device, dtype: torch.dtype) -> "Examples":
+        rows = torch.as_tensor(images).to(device, dtype)
+        numbers = torch.as_tensor(labels.astype(np.int64)).to(device)
+        onehot = torch.nn.functional.one_hot(numbers, 10).T.contiguous().to(dtype)
+        return cls(rows, numbers, onehot, rows.T.contiguous())
+
+    def logits(self, weights: Tensor) -> Tensor:
+        """W X for N trials: weights (N, c, p) to (N, c, n)."""
+        return _wide(weights, self.transposed)
+
+
+def _wide(left: Tensor, right: Tensor) -> Tensor:
+    """One product that serves all trials: (N, c, a) x (a, b) to (N, c, b)."""
+    return (left.flatten(0, 1) @ right).view(*left.shape[:2], -1)
+
+
+def _covariance(pi: Tensor, s: Tensor) -> Tensor:
+    """S s = pi * (s - <pi, s>) over the classes, shapes (N, c, n)."""
+    return pi * (s - (pi * s).sum(1, keepdim=True))
+
+
+@final
+@dataclasses.dataclass(kw_only=True)
+class DataPoisoning(Problem):
+    label = "Data poisoning"
+    reference = "Grazzi, Pontil and Salzo 2023, Section 7.3"
+    objective = "val_accuracy"
+    headline = "test_accuracy"
+    metric_names = {
+        "val_accuracy": Metric("validation accuracy (%)", "Val"),
+        "test_accuracy": Metric("test accuracy (%)", "Test"),
+        "val_loss": Metric("validation loss", "Val loss"),
+        "test_loss": Metric("test loss", "Test loss"),
+        "rows_touched": Metric("poisoned rows moved", "Rows"),
+        "mean_norm": Metric("mean norm of a moved row", "Mean norm"),
+        "max_norm": Metric("largest norm of a row", "Max norm"),
+    }
+
+    dataset: str = option("which images", default="mnist", choices=("mnist", "fashion_mnist", "digits"))
+    regulariser: str = option(
+        "rho: 0.1 / (p c) as in the published code, 0.1 / p as in the paper",
+        default="code",
+        choices=("code", "paper"),
+    )
+    box: bool = option(
+        "clamp poisoned pixels to [0, 1] after the ball, as in the published code", default=True
+    )
+    final_momentum: float = option("momentum of the retraining: code 0.5, paper 0", default=0.5)
+    radius: float = option("radius of the l2 ball of a row", default=5.0)
+
+    def setup(self, data_dir: Path | None, data_seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Stratified splits, drawn one after the other from one generator, as in the published code:
+        a quarter for validation, then a fifth of the rest to poison. Clean rows come before poisoned."""
+        from sklearn.model_selection import train_test_split
+
+        split = np.random.RandomState(data_seed)
+        images, labels, test, test_labels = _read(self.dataset, data_dir, split)
+        images, val, labels, val_labels = train_test_split(
+            images, labels, test_size=0.25, stratify=labels, random_state=split
+        )
+        clean, poison, clean_labels, poison_labels = train_test_split(
+            images, labels, test_size=0.2, stratify=labels, random_state=split
+        )
+        self._clean = Examples.make(clean, clean_labels, device, dtype)
+        self._poison = Examples.make(poison, poison_labels, device, dtype)
+        self._val = Examples.make(val, val_labels, device, dtype)
+        self._test = Examples.make(test, test_labels, device, dtype)
+        self.pixels, self.classes = images.shape[1], 10
+        self.dim_x, self.dim_y = len(poison) * self.pixels, self.classes * self.pixels
+        self.lower_examples, self.upper_examples = len(clean) + len(poison), len(val)
+        self.evaluation_samples = RETRAINING_STEPS * self.lower_examples
+        self._rho = 0.1 / (self.dim_y if self.regulariser == "code" else self.pixels)
+        self._unattacked: dict[str, float] | None = None
+
+    def memory(self, pack: int) -> int:
+        fixed = 8 * self.pixels * (self.lower_examples + self.upper_examples)
+        return int(2e9 * (self.dataset != "digits")) + fixed + 4 * pack * 9 * self.dim_x
+
+    def initial(self, seed: int) -> tuple[Tensor, Tensor]:
+        """No perturbation, and the classifier at 0: neither depends on the seed."""
+        return torch.zeros(self.dim_x), torch.zeros(self.dim_y)
+
+    # --- losses of one trial
+
+    def lower_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        clean = len(self._clean.images)
+        base = torch.cat([self._clean.images, self._poison.images])[rows]
+        moved = x.view(-1, self.pixels)[(rows - clean).clamp(min=0)]
+        images = base + torch.where((rows >= clean).unsqueeze(1), moved, 0)
+        labels = torch.cat([self._clean.labels, self._poison.labels])[rows]
+        logits = images @ y.view(self.classes, self.pixels).T
+        return cross_entropy(logits, labels, reduction="none") + self._rho * (y * y).sum()
+
+    def upper_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        logits = self._val.images[rows] @ y.view(self.classes, self.pixels).T
+        return -cross_entropy(logits, self._val.labels[rows], reduction="none")
+
+    # --- closed forms for N trials
+
+    def _rows(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Clean images of the batch, their one-hot labels (c, B), and the poisoned rows' numbers."""
+        clean = len(self._clean.images)
+        split = int(torch.searchsorted(batch.rows, clean))
+        if batch.full:
+            poison = torch.arange(len(self._poison.images), device=batch.rows.device)
+            return self._clean.images, self._clean.transposed, self._clean.onehot, poison
+        rows, poison = batch.rows[:split], batch.rows[split:] - clean
+        images = self._clean.images[rows]
+        return images, images.T.contiguous(), self._clean.onehot[:, rows], poison
+
+    def _poisoned(self, x: Tensor, poison: Tensor) -> Tensor:
+        """u = X_i + x_i for each trial, shape (N, B, p)."""
+        return x.view(len(x), -1, self.pixels)[:, poison] + self._poison.images[poison]
+
+    def lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+        w = y.view(len(y), self.classes, self.pixels)
+        images, transposed, onehot, poison = self._rows(batch)
+        u = self._poisoned(x, poison)
+        r = torch.softmax(_wide(w, transposed), 1) - onehot
+        s = torch.softmax(w @ u.mT, 1) - self._poison.onehot[:, poison]
+        total = torch.baddbmm(_wide(r, images), s, u)
+        return torch.add(total.flatten(1).div_(len(batch.rows)), y, alpha=2 * self._rho)
+
+    def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
+        both = torch.stack([y, v], 1).view(len(y), 2 * self.classes, self.pixels)
+        images, transposed, _, poison = self._rows(batch)
+        u = self._poisoned(x, poison)
+        clean = _wide(both, transposed)
+        own = both @ u.mT
+        c = self.classes
+        r = _covariance(torch.softmax(clean[:, :c], 1), clean[:, c:])
+        s = _covariance(torch.softmax(own[:, :c], 1), own[:, c:])
+        total = torch.baddbmm(_wide(r, images), s, u)
+        return torch.add(total.flatten(1).div_(len(batch.rows)), v, alpha=2 * self._rho)
+
+    def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
+        """Only the poisoned rows of the batch get a gradient, each once, times its share of the draws."""
+        poison = batch.rows[int(torch.searchsorted(batch.rows, len(self._clean.images))) :]
+        poison = poison - len(self._clean.images)
+        weights = batch.weights(y)
+        product = torch.zeros(len(x), len(self._poison.images), self.pixels, dtype=y.dtype, device=y.device)
+        for n, (row, w_flat, v_flat) in enumerate(zip(x, y, v, strict=True)):
+            drawn, share = poison, torch.full_like(poison, 1 / len(batch.rows), dtype=y.dtype)
+            if weights is not None:
+                share = weights[n, len(batch.rows) - len(poison) :]
+                drawn, share = poison[share > 0], share[share > 0]
+            w, z = w_flat.view(self.classes, -1), v_flat.view(self.classes, -1)
+            u = row.view(-1, self.pixels)[drawn] + self._poison.images[drawn]
+            pi = torch.softmax(w @ u.T, 0)
+            r = (pi - self._poison.onehot[:, drawn]) * share
+            s = _covariance(pi.unsqueeze(0), (z @ u.T).unsqueeze(0)).squeeze(0) * share
+            product[n, drawn] = r.T @ z + s.T @ w
+        return product.flatten(1)
+
+    def upper_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """d_x f = 0, returned as (1, 1) so that nobody adds millions of zeros."""
+        w = y.view(len(y), self.classes, self.pixels)
+        images, transposed, onehot = self._val.images, self._val.transposed, self._val.onehot
+        if not batch.full:
+            images, onehot = images[batch.rows], onehot[:, batch.rows]
+            transposed = images.T.contiguous()
+        r = torch.softmax(_wide(w, transposed), 1) - onehot
+        return y.new_zeros(1, 1), _wide(r, images).flatten(1).div_(-len(batch.rows))
+
+    def project(self, x: Tensor) -> Tensor:
+        """The ball, then (`box`) the clamp: feasible for both, and as the published code has it."""
+        return self._project_rows(x.view(-1, self.pixels), self._poison.images.repeat(len(x), 1)).view_as(x)
+
+    def _project_rows(self, rows: Tensor, images: Tensor) -> Tensor:
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        rows = rows * (self.radius / norms.clamp(min=self.radius))
+        return torch.clamp(rows, min=-images, max=1 - images) if self.box else rows
+
+    def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
+        """Only rows with a gradient move; the others are feasible already."""
+        moved = x.clone().view(len(x), -1, self.pixels)
+        for rows, gradient, size in zip(moved, direction.view_as(moved), step_size, strict=True):
+            touched = gradient.any(1).nonzero().squeeze(1)
+            stepped = rows[touched] - size * gradient[touched]
+            rows[touched] = self._project_rows(stepped, self._poison.images[touched])
+        return moved.flatten(1)
+
+    # --- metrics and evaluation
+
+    def metrics(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
+        """Accuracy and loss of the current W (not retrained), and what the attack did."""
+        weights = y.view(len(y), self.classes, self.pixels)
+        scores = {"val": self._scores(self._val, weights), "test": self._scores(self._test, weights)}
+        found = []
+        for n, row in enumerate(x):
+            norms = torch.linalg.vector_norm(row.view(-1, self.pixels), dim=1)
+            moved = int((norms > 0).sum())
+            found.append(
+                {
+                    f"{split}_{name}": float(values[n])
+                    for split, pair in scores.items()
+                    for name, values in pair.items()
+                }
+                | {
+                    "rows_touched": float(moved),
+                    "mean_norm": float(norms.sum()) / max(moved, 1),
+                    "max_norm": float(norms.max()),
+                }
+            )
+        return found
+
+    def _scores(self, examples: Examples, weights: Tensor) -> dict[str, Tensor]:
+        """Accuracy in percent and mean loss of N classifiers."""
+        logits = examples.logits(weights)
+        right = (logits.argmax(1) == examples.labels).double().mean(1) * 100
+        losses = torch.logsumexp(logits, 1) - (logits * examples.onehot).sum(1)
+        return {"accuracy": right, "loss": losses.mean(1)}
+
+    def evaluate(self, x: Tensor) -> dict[str, float]:
+        return self.evaluate_pack(x.unsqueeze(0))[0]
+
+    def evaluate_pack(self, x: Tensor) -> list[dict[str, float]]:
+        """Trials whose output is no attack share one retraining, done once per worker."""
+        attacks = [n for n, row in enumerate(x) if row.any()]
+        if len(attacks) < len(x) and self._unattacked is None:
+            zero = x.new_zeros(1, self.dim_x)
+            self._unattacked = self.metrics(zero, self._retrain(zero))[0]
+        found = [dict(self._unattacked or {}) for _ in x]
+        if attacks:
+            chosen = x[attacks]
+            for n, metrics in zip(attacks, self.metrics(chosen, self._retrain(chosen)), strict=True):
+                found[n] = metrics
+        return found
+
+    def _retrain(self, x: Tensor) -> Tensor:
+        """W of N trials after the final training, shape (N, dim_y).
+
+        The clean rows are common, so each block of them is one wide product for all trials; blocks are
+        small enough that a block's logits and images stay in cache between the two products."""
+        clean, c = self._clean, self.classes
+        blocks = [
+            (
+                clean.images[i : i + BLOCK],
+                clean.transposed[:, i : i + BLOCK].contiguous(),
+                clean.onehot[:, i : i + BLOCK],
+            )
+            for i in range(0, len(clean.images), BLOCK)
+        ]
+        poisoned = [
+            (u, u.T.contiguous(), onehot)
+            for row in x.view(len(x), -1, self.pixels)
+            for u, onehot in [(row + self._poison.images, self._poison.onehot)]
+        ]
+        w = x.new_zeros(len(x), c, self.pixels)
+        velocity = torch.zeros_like(w)
+        for _ in range(RETRAINING_STEPS):
+            total = torch.zeros_like(w)
+            for images, transposed, onehot in blocks:
+                r = torch.softmax(_wide(w, transposed), 1).sub_(onehot)
+                total.view(-1, self.pixels).addmm_(r.flatten(0, 1), images)
+            for n, (images, transposed, onehot) in enumerate(poisoned):
+                total[n].addmm_(torch.softmax(w[n] @ transposed, 0).sub_(onehot), images)
+            gradient = total.div_(self.lower_examples).add_(w, alpha=2 * self._rho)
+            velocity.mul_(self.final_momentum).add_(gradient)
+            w.sub_(velocity, alpha=RETRAINING_STEP_SIZE)
+        return w.flatten(1)
