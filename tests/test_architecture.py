@@ -1,0 +1,105 @@
+"""The arrows between the packages, the weight of an import, and the shape of a solver file."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGINS = ("problems", "solvers", "search_spaces", "reports")
+PACKAGES = ("harness", *PLUGINS)
+HEAVY = ("torch", "ray", "optuna", "pandas", "seaborn")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+SOLVERS = sorted(path for path in (ROOT / "solvers").glob("*.py") if path.name != "__init__.py")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """Top-level names of the imported modules, and whether the import is inside a function."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name.partition(".")[0], inside) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "relative import"
+            yield (child.module or "").partition(".")[0], inside
+        function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _imports(child, inside or function)
+
+
+def _run(code: str, folder: Path) -> list[str]:
+    """The lines a fresh interpreter prints that sees installed packages only."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=folder, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def _loaded(code: str, folder: Path) -> set[str]:
+    """Which heavy packages are loaded after running `code`."""
+    lines = _run(f"{code}\nimport sys\nprint(*(n for n in {HEAVY!r} if n in sys.modules))", folder)
+    return set(lines[-1].split())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_arrows_point_one_way(path: Path) -> None:
+    """harness names no plug-in package, and these do not name each other. One door stays open:
+    harness/cli.py may import reports inside a function."""
+    package = _name(path).partition("/")[0]
+    forbidden = set(PLUGINS) - {package}
+    found = set(_imports(_tree(path)))
+    if _name(path) == "harness/cli.py":
+        found.discard(("reports", True))
+    assert forbidden.isdisjoint(module for module, _ in found)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "reports").rglob("*.py")), ids=_name)
+def test_reports_need_no_engine_libraries(path: Path) -> None:
+    assert {"torch", "optuna", "ray"}.isdisjoint(module for module, _ in _imports(_tree(path)))
+
+
+def test_packages_are_ours(tmp_path: Path) -> None:
+    """The names are generic: another distribution's package must not shadow them."""
+    find = f"from importlib.util import find_spec\nfor n in {PACKAGES!r}: print(find_spec(n).origin)"
+    found = [Path(line).resolve() for line in _run(find, tmp_path)]
+    assert found == [ROOT / package / "__init__.py" for package in PACKAGES]
+
+
+def test_import_is_light(tmp_path: Path) -> None:
+    assert _loaded("import harness", tmp_path) == set()
+
+
+def test_help_is_light(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.argv = ['harness', '--help']\nfrom harness.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
+    )
+    assert _loaded(code, tmp_path) == set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_no_print_no_global(path: Path) -> None:
+    for node in ast.walk(_tree(path)):
+        assert not isinstance(node, ast.Global), f"global at line {node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"print at line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", SOLVERS, ids=_name)
+def test_solver_files_cite_and_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    doc = ast.get_docstring(ast.parse(text)) or ""
+    assert re.search(r"\b(19|20)\d\d\b", doc)
+    assert "Differs from the paper" in doc
+    assert len(text.splitlines()) <= 250
