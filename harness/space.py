@@ -97,7 +97,9 @@ def find_space(problem: str, given: Path | None) -> SpaceFile:
     if given is None:
         shipped = files("search_spaces") / f"{problem}.toml"
         if not shipped.is_file():
-            raise HarnessError(f"there is no search space for problem {problem!r}; give one with --space FILE.toml")
+            raise HarnessError(
+                f"there is no search space for problem {problem!r}; give one with --space FILE.toml"
+            )
         return SpaceFile(f"search_spaces/{problem}.toml", shipped.read_text("utf-8"))
     try:
         return SpaceFile(str(given), given.read_text("utf-8"))
@@ -112,7 +114,9 @@ def _check_table(table: Mapping[str, Any], plugin: type, where: str) -> dict[str
             raise HarnessError(f"{where}: unknown parameter {name!r}; {nearest(name, known)}")
     missing = [name for name, p in known.items() if p.required and name not in table]
     if missing:
-        raise HarnessError(f"{where}: missing parameter {', '.join(map(repr, missing))}; give a range or a value")
+        raise HarnessError(
+            f"{where}: missing parameter {', '.join(map(repr, missing))}; give a range or a value"
+        )
     entries = {
         name: _entry(name, known[name], table[name], where) if name in table else {"value": parameter.default}
         for name, parameter in known.items()
@@ -137,7 +141,9 @@ def _tie_or_range(name: str, parameter: Parameter, given: dict[str, Any], where:
     if set(given) == {"tie"}:
         return {"tie": str(given["tie"])}
     if not {"low", "high"} <= set(given) <= {"low", "high", "log"}:
-        raise HarnessError(f"{where}: {name} must be {{ low, high, log }} or {{ tie }}, but has {sorted(given)}")
+        raise HarnessError(
+            f"{where}: {name} must be {{ low, high, log }} or {{ tie }}, but has {sorted(given)}"
+        )
     low, high = (_bound(name, parameter, given[key], where) for key in ("low", "high"))
     log = given.get("log", True)
     if not isinstance(log, bool):

@@ -1,0 +1,125 @@
+"""Packs on Ray Tune: one Tune trial carries one pack, and results come back to the driver as text."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from typing import Any
+
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the driver, not only Tune
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from harness.errors import HarnessError
+from harness.executors import workers_per_device
+from harness.study import Executor, Study
+from harness.worker import Context, Pack, Worker, results_from_json, results_to_json
+
+CONTEXT, PACK, RESULTS = "context", "pack", "results"
+
+
+class PackTrainable(tune.Trainable):
+    """An actor that sets the problem up once and then runs pack after pack."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.worker = Worker.from_json(config[CONTEXT])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        results = self.worker.run(Pack.from_json(self.config[PACK]))
+        return {"done": True, RESULTS: results_to_json(results)}
+
+
+class StudySearcher(Searcher):
+    """Hands the packs of a study to Tune, and their results back."""
+
+    def __init__(self, study: Study, context: str) -> None:
+        super().__init__(metric=None, mode=None)
+        self.study, self.context = study, context
+        self.running: dict[str, Pack] = {}
+        self.error: BaseException | None = None
+
+    def suggest(self, trial_id: str) -> Any:
+        pack = None if self.error else self._guard(self.study.next_pack)
+        if pack is None:
+            return None if self.study.in_flight and not self.error else Searcher.FINISHED
+        self.running[trial_id] = pack
+        return {CONTEXT: self.context, PACK: pack.to_json()}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        pack = self.running.pop(trial_id)
+        if error or not result or RESULTS not in result:
+            self._guard(self.study.died, pack, "the worker died (killed, or out of memory)")
+        else:
+            self._guard(self.study.record, pack, results_from_json(result[RESULTS]))
+
+    def _guard(self, call: Any, *args: Any) -> Any:
+        """Tune must not wrap the driver's own errors (a full disk): keep the first, and stop."""
+        try:
+            return call(*args)
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the record is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the record is the state."""
+
+
+def on_ray(context: Context, workers: int, address: str | None) -> Executor:
+    """Run a study on a Ray started here for `workers` actors, or on the cluster at `address`."""
+
+    def execute(study: Study) -> None:
+        _start(workers, address)
+        searcher = StudySearcher(study, context.to_json())
+        try:
+            with tempfile.TemporaryDirectory(prefix="harness-ray-") as scratch:
+                _tuner(searcher, context.device, workers, scratch).fit()
+        except Exception:
+            raise (
+                searcher.error or HarnessError("Ray Tune stopped; run the same command to go on")
+            ) from None
+        finally:
+            ray.shutdown()
+        if searcher.error:
+            raise searcher.error
+
+    return execute
+
+
+def _start(workers: int, address: str | None) -> None:
+    local = {} if address else {"num_cpus": max(workers, 1), "include_dashboard": False}
+    try:
+        ray.init(
+            address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"at --address {address}" if address else "on this machine"
+        raise HarnessError(f"Ray does not start {where}: {str(error).splitlines()[0]}") from None
+
+
+def _tuner(searcher: StudySearcher, device: str, workers: int, scratch: str) -> tune.Tuner:
+    gpus = 1 / workers_per_device(device, workers) if device == "cuda" else 0
+    return tune.Tuner(
+        tune.with_resources(PackTrainable, {"cpu": 1, "gpu": gpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=0)
+        ),
+    )

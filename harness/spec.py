@@ -1,0 +1,96 @@
+"""The resolved specification of a study: everything its numbers depend on, and how tables call things.
+
+It lies in the study's folder as study.json; a study can be run again from it alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.errors import HarnessError
+from harness.space import Space
+
+NAME = "study.json"
+GROWS = "trials"
+NOT_COMPARED = {"versions", "metrics", "objective", "headline", GROWS}
+
+
+class SolverSpec(BaseModel):
+    """One solver of a study. parameters: symbol and meaning by name; space: `Space.entries`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str
+    reference: str
+    parameters: dict[str, dict[str, str]]
+    space: dict[str, dict[str, Any]]
+
+
+class StudySpec(BaseModel):
+    """plugins: plug-in files with a fingerprint of their content. versions: of what made the first trial."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    problem: str
+    options: dict[str, Any]
+    budget: float
+    prices: dict[str, float]
+    trials: int
+    seed: int
+    data_seed: int
+    search_seed: int
+    sampler: str
+    divergence: str
+    system_failure: str
+    curves: bool
+    metrics: dict[str, dict[str, str]]
+    objective: str
+    headline: str
+    solvers: dict[str, SolverSpec]
+    plugins: dict[str, str]
+    versions: dict[str, str]
+
+    def spaces(self) -> dict[str, Space]:
+        return {name: Space(name, solver.space) for name, solver in self.solvers.items()}
+
+    def write(self, folder: Path) -> None:
+        """Whole or not at all."""
+        new = folder / f".{NAME}.new"
+        new.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(new, folder / NAME)
+
+
+def read_spec(folder: Path) -> StudySpec:
+    path = folder / NAME
+    try:
+        return StudySpec.model_validate_json(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise HarnessError(f"{folder} is not a study: it has no {NAME}; check the path") from None
+    except (ValidationError, UnicodeDecodeError, OSError) as error:
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise HarnessError(f"{path} cannot be read: {what}") from None
+
+
+def differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """The fields in which a folder's specification and a new one differ, as "field: old -> new"."""
+    left, right = (_flat(spec.model_dump(exclude=NOT_COMPARED)) for spec in (old, new))
+    names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
+    found = [f"{name}: {left.get(name, 'absent')} → {right.get(name, 'absent')}" for name in names]
+    if new.trials < old.trials:
+        found.append(f"{GROWS}: {old.trials} → {new.trials} (may only grow)")
+    return found
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted names; a solver's own text is not compared, its space is, entry by entry."""
+    if not isinstance(value, dict) or prefix.count(".") >= 3 or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if key not in ("label", "reference", "parameters"):
+            flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat

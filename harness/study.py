@@ -1,0 +1,206 @@
+"""The driver of a study: which configurations are next, what has been told, and who may write."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import Trial
+
+from harness.draws import sampler
+from harness.errors import HarnessError
+from harness.pack import Result, failed, first_cost
+from harness.params import parameters
+from harness.problem import Problem
+from harness.record import JOURNAL, mend_journal, open_storage, result_of, study_name, tell, told
+from harness.solver import Solver
+from harness.spec import NAME, StudySpec, differences, read_spec
+from harness.worker import Pack
+
+WINDOW = 8
+"""Packs whose trials are sorted by cost together, so that trials of a pack end at about the same time."""
+ATTEMPTS = 3
+"""Times a trial may take part in the death of a worker before it is recorded as failed."""
+
+
+@dataclass
+class Tally:
+    """How far one solver has come; `samples` and `new` count this session only."""
+
+    trials: int
+    states: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("completed", "diverged", "failed"), 0)
+    )
+    best: float = float("inf")
+    samples: float = 0.0
+    new: int = 0
+
+    @property
+    def told(self) -> int:
+        return sum(self.states.values())
+
+    def add(self, result: Result, new: bool) -> None:
+        self.states[result.state] += 1
+        if result.state != "failed":
+            self.best = min(self.best, result.objective)
+        if new:
+            self.new += 1
+            self.samples += result.ledger.get("total", 0.0)
+
+
+class Study:
+    """One study folder, open for writing. `next_pack` and `record` are all that an executor calls."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: StudySpec,
+        problem: Problem,
+        solvers: Mapping[str, type[Solver[Any]]],
+        pack_size: int,
+    ) -> None:
+        self.folder, self.spec, self.problem, self.solvers = folder, spec, problem, solvers
+        self.pack_size = pack_size
+        self.spaces = spec.spaces()
+        self.tallies = {solver: Tally(spec.trials) for solver in spec.solvers}
+        self.begun = time.monotonic()
+        self.in_flight = 0
+        self._ids: dict[tuple[str, int], int] = {}
+        self._queue: deque[Pack] = deque()
+        storage = open_storage(folder)
+        self._studies = {solver: self._open(storage, solver) for solver in spec.solvers}
+        self._refill = itertools.chain.from_iterable(
+            itertools.zip_longest(*(self._windows(solver) for solver in spec.solvers))
+        )
+
+    def _open(self, storage: optuna.storages.BaseStorage, solver: str) -> optuna.Study:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=study_name(self.spec, solver),
+            load_if_exists=True,
+            direction="minimize",
+        )
+        trials = study.get_trials(deepcopy=False)
+        study.sampler = sampler(self.spec.sampler, self.spec.search_seed, solver, self.spaces, len(trials))
+        for trial in filter(told, trials):
+            self.tallies[solver].add(result_of(trial), new=False)
+        return study
+
+    def _windows(self, solver: str) -> Iterator[list[Pack]]:
+        """First what an earlier session left unfinished, then new configurations, in packs."""
+        study = self._studies[solver]
+        size = self.pack_size * (1 if self.spec.sampler == "tpe" else WINDOW)
+        trials = study.get_trials(deepcopy=False)
+        asked = [(t.number, t._trial_id) for t in trials if not told(t) and not t.state.is_finished()]
+        while True:
+            while len(asked) < size and len(trials) < self.spec.trials:
+                trial = study.ask()
+                asked.append((trial.number, trial._trial_id))
+                trials.append(study.get_trials(deepcopy=False)[trial.number])
+            if not asked:
+                return
+            window, asked = asked[:size], asked[size:]
+            yield self._packs(solver, {n: self._configuration(solver, n, i) for n, i in window})
+
+    def _configuration(self, solver: str, number: int, trial_id: int) -> dict[str, Any]:
+        """Drawn, or read back where it was drawn before an interruption."""
+        self._ids[solver, number] = trial_id
+        trial = Trial(self._studies[solver], trial_id)
+        distributions = self.spaces[solver].distributions()
+        drawn = {name: trial._suggest(name, entry) for name, entry in distributions.items()}
+        return self.spaces[solver].resolve(drawn)
+
+    def _packs(self, solver: str, configs: dict[int, dict[str, Any]]) -> list[Pack]:
+        """Packs of trials that agree on the shared parameters, dear ones first."""
+        plugin = self.solvers[solver]
+        shared = [name for name, p in parameters(plugin).items() if p.kind == "shared"]
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for number in configs:
+            groups.setdefault(tuple(configs[number][name] for name in shared), []).append(number)
+        packs = []
+        for numbers in groups.values():
+            costs = first_cost(self.problem, plugin, [configs[n] for n in numbers])
+            order = [n for _, n in sorted(zip(-costs, numbers, strict=True))]
+            for start in range(0, len(order), self.pack_size):
+                chosen = tuple(order[start : start + self.pack_size])
+                packs.append(Pack(solver, chosen, tuple(configs[n] for n in chosen)))
+        return packs
+
+    def next_pack(self) -> Pack | None:
+        """None: nothing to start now (and nothing at all where none is in flight)."""
+        while not self._queue:
+            window = next(self._refill, self)
+            if window is self:
+                return None
+            self._queue.extend(window or [])
+        self.in_flight += 1
+        return self._queue.popleft()
+
+    def record(self, pack: Pack, results: Sequence[Result]) -> None:
+        """Write the results of a pack; from here on they are safe."""
+        self.in_flight -= 1
+        for number, result in zip(pack.numbers, results, strict=True):
+            tell(self._studies[pack.solver], number, self._ids[pack.solver, number], result)
+            self.tallies[pack.solver].add(result, new=True)
+
+    def died(self, pack: Pack, reason: str) -> None:
+        """A worker died with this pack: its trials run again alone, at most ATTEMPTS times in all."""
+        if pack.attempt + 1 >= ATTEMPTS:
+            text = f"{reason}, {ATTEMPTS} times"
+            self.record(pack, [failed(config, text) for config in pack.configs])
+            return
+        self.in_flight -= 1
+        self._queue.extend(replace(single, attempt=pack.attempt + 1) for single in pack.singles())
+
+    def finished(self) -> bool:
+        return all(tally.told >= tally.trials for tally in self.tallies.values())
+
+
+@contextmanager
+def locked(folder: Path, spec: StudySpec) -> Iterator[None]:
+    """The folder of a new or resumed study, with its lock held and its journal whole.
+
+    Raises HarnessError: another driver is at work, or the folder holds another study."""
+    if folder.exists() and not folder.is_dir():
+        raise HarnessError(f"--out {folder} is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise HarnessError(
+            f"another driver is running the study {folder}; wait for it, or use another --out"
+        ) from None
+    try:
+        _agree(folder, spec)
+        mend_journal(folder / JOURNAL)
+        yield
+    finally:
+        lock.release()
+
+
+def _agree(folder: Path, spec: StudySpec) -> None:
+    if not (folder / NAME).exists():
+        if (folder / JOURNAL).exists():
+            raise HarnessError(f"{folder} has a {JOURNAL} but no {NAME}; restore it, or use another --out")
+        spec.write(folder)
+        return
+    old = read_spec(folder)
+    found = differences(old, spec)
+    if found:
+        raise HarnessError(
+            f"{folder} holds another study, {'; '.join(found)}; use another --out or the same settings"
+        )
+    if spec.trials > old.trials:
+        old.model_copy(update={"trials": spec.trials}).write(folder)
+
+
+Executor = Callable[[Study], None]

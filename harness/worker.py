@@ -1,0 +1,145 @@
+"""One process that runs packs: it sets the problem up once, and turns whatever goes wrong into results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import HarnessError
+from harness.pack import Result, Rules, failed, run_pack
+from harness.params import check_values
+from harness.plugins import Plugins, last_line
+from harness.problem import Problem
+
+DTYPE = torch.float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a worker needs to know, plain data; trial_timeout: seconds per trial, 0 for none."""
+
+    problem: str
+    options: dict[str, Any]
+    data_dir: str | None
+    data_seed: int
+    device: str
+    plugins: list[str]
+    rules: dict[str, Any]
+    trial_timeout: float = 0.0
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Trials of one solver that run together. attempt: how often a worker has died of it."""
+
+    solver: str
+    numbers: tuple[int, ...]
+    configs: tuple[dict[str, Any], ...]
+    attempt: int = 0
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Pack:
+        values = json.loads(text)
+        return cls(values["solver"], tuple(values["numbers"]), tuple(values["configs"]), values["attempt"])
+
+    def singles(self) -> list[Pack]:
+        pairs = zip(self.numbers, self.configs, strict=True)
+        return [dataclasses.replace(self, numbers=(n,), configs=(config,)) for n, config in pairs]
+
+
+class _TooLong(BaseException):
+    """Not an Exception: a plug-in that catches those must not swallow it."""
+
+
+class Worker:
+    def __init__(self, context: Context) -> None:
+        torch.set_num_threads(1)  # the products are small: several workers, one thread each
+        self.context = context
+        self.rules = Rules(**context.rules)
+        self.device = torch.device(context.device)
+        self.plugins = Plugins([Path(file) for file in context.plugins])
+        self.problem = set_up(self.plugins, context)
+
+    @classmethod
+    def from_json(cls, text: str) -> Worker:
+        return cls(Context(**json.loads(text)))
+
+    def run(self, pack: Pack) -> list[Result]:
+        """One result per trial. A pack in which anything goes wrong is run again trial by trial, so that
+        only the trial at fault is recorded as failed."""
+        try:
+            return self._attempt(pack)
+        except (Exception, _TooLong) as error:  # noqa: BLE001 - recorded as the trial's reason
+            if len(pack.numbers) > 1:
+                return [result for single in pack.singles() for result in self.run(single)]
+            timeout = f"TimeoutError: ran longer than {self.context.trial_timeout:g} s"
+            reason = timeout if isinstance(error, _TooLong) else last_line(error)
+            return [failed(pack.configs[0], reason)]
+
+    def _attempt(self, pack: Pack) -> list[Result]:
+        solver = self.plugins.solver(pack.solver)
+        configs = [check_values(solver, config, pack.solver) for config in pack.configs]
+        with _time_limit(self.context.trial_timeout * len(configs)):
+            return run_pack(self.problem, solver, configs, self.rules, self.device, DTYPE)
+
+
+def set_up(plugins: Plugins, context: Context) -> Problem:
+    """The problem of a context with its data."""
+    from harness.data import data_folder
+
+    plugin = plugins.problem(context.problem)
+    problem = plugin(**check_values(plugin, context.options, context.problem))
+    folder = data_folder(Path(context.data_dir) if context.data_dir else None)
+    problem.setup(folder, context.data_seed, torch.device(context.device), DTYPE)
+    return problem
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TooLong after so many seconds; signals reach the main thread only, elsewhere there is no limit."""
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def results_to_json(results: Sequence[Result]) -> str:
+    return json.dumps([dataclasses.asdict(result) for result in results], default=float)
+
+
+def results_from_json(text: str) -> list[Result]:
+    return [Result(**values) for values in json.loads(text)]
+
+
+def check_device(device: str) -> str:
+    """cpu or cuda for auto. Raises HarnessError where a GPU is asked for and there is none."""
+    present = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if present else "cpu"
+    if device == "cuda" and not present:
+        raise HarnessError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
+    return device
