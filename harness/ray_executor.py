@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 
 from harness.errors import HarnessError
 from harness.executors import workers_per_device
+from harness.plugins import last_line
 from harness.study import Executor, Study
 from harness.worker import Context, Pack, Worker, results_from_json, results_to_json
 
@@ -73,6 +74,13 @@ class StudySearcher(Searcher):
             self.error = self.error or error
             raise
 
+    def __deepcopy__(self, memo: Any) -> StudySearcher:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher to resume by itself; a study resumes from its record instead."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the record is the state."""
 
@@ -89,10 +97,9 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
         try:
             with tempfile.TemporaryDirectory(prefix="harness-ray-") as scratch:
                 _tuner(searcher, context.device, workers, scratch).fit()
-        except Exception:
-            raise (
-                searcher.error or HarnessError("Ray Tune stopped; run the same command to go on")
-            ) from None
+        except Exception as error:  # noqa: BLE001 - Tune wraps what it meets in its own types
+            stopped = HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
+            raise (searcher.error or stopped) from None
         finally:
             ray.shutdown()
         if searcher.error:
