@@ -40,6 +40,12 @@ class PackTrainable(tune.Trainable):
         results = self.worker.run(Pack.from_json(self.config[PACK]))
         return {"done": True, RESULTS: results_to_json(results)}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a pack runs from the start or not at all."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing."""
+
 
 class StudySearcher(Searcher):
     """Hands the packs of a study to Tune, and their results back."""
@@ -93,6 +99,7 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
 
     def execute(study: Study) -> None:
         _start(workers, address)
+        _quiet()
         searcher = StudySearcher(study, context.to_json())
         try:
             with tempfile.TemporaryDirectory(prefix="harness-ray-") as scratch:
@@ -119,6 +126,12 @@ def _start(workers: int, address: str | None) -> None:
         raise HarnessError(f"Ray does not start {where}: {str(error).splitlines()[0]}") from None
 
 
+def _quiet() -> None:
+    """Tune logs a traceback for every worker that dies; the study records the reason instead."""
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def _tuner(searcher: StudySearcher, device: str, workers: int, scratch: str) -> tune.Tuner:
     gpus = 1 / workers_per_device(device, workers) if device == "cuda" else 0
     return tune.Tuner(
@@ -127,6 +140,9 @@ def _tuner(searcher: StudySearcher, device: str, workers: int, scratch: str) -> 
             search_alg=searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True
         ),
         run_config=tune.RunConfig(
-            storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=0)
+            storage_path=scratch,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
