@@ -82,7 +82,9 @@ class SobolDraws(_Placed):
         from scipy.stats import qmc
 
         sequence = qmc.Sobol(len(self.names), scramble=True, rng=np.random.default_rng(self.seed))
-        point = sequence.fast_forward(number).random(1)[0]
+        if number:
+            sequence.fast_forward(number)
+        point = sequence.random(1)[0]
         return at_quantile(distribution, float(point[self.names.index(name)]))
 
 

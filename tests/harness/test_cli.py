@@ -1,0 +1,84 @@
+"""Bad input: exit code 2 and one line that says what to do."""
+
+import json
+from pathlib import Path
+
+import pytest
+from harness.cli import main
+
+TOY = str(Path(__file__).parent / "toy_plugin.py")
+RUN = ["run", "toy_quadratic", "--plugin", TOY, "--executor", "inline", "--out", "{dir}/s", "--space", "{dir}/s.toml"]
+TRIAL = ["trial", "toy_quadratic", "toy_solver", "--plugin", TOY, "--budget", "500"]
+
+
+def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
+    monkeypatch.setattr("sys.argv", ["harness", *words])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*RUN, "--trials", "0", "--budget", "10"], "--trials must be"),
+        ([*RUN, "--trials", "1", "--budget", "-1"], "--budget must be"),
+        ([*RUN, "--trials", "1", "--budget", "inf"], "--budget must be"),
+        ([*RUN, "--trials", "1", "--budget", "nan"], "--budget must be"),
+        ([*RUN, "--trials", "1", "--budget", "ten"], "--budget"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--executor", "ray", "--workers", "0"], "--workers must be"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--pack", "0"], "--pack must be"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--seed", "-1"], "--seed must be"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--sampler", "sobal"], "did you mean 'sobol'"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--device", "tpu"], "--device"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--set", "sise=3"], "did you mean 'size'"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--set", "size"], "NAME=VALUE"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--price", "cros=2"], "did you mean 'cross'"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--solvers", "toy_slover"], "did you mean 'toy_solver'"),
+        ([*RUN, "--trials", "1"], "--budget"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--colour", "red"], "--colour"),
+        (["run", "toy_quadratik", *RUN[2:], "--trials", "1", "--budget", "10"], "did you mean 'toy_quadratic'"),
+        ([*TRIAL, "steps=3"], "missing parameter 'step_size'"),
+        ([*TRIAL, "steps=3", "step_size=a"], "step_size must be float"),
+        ([*TRIAL, "steps=3", "stepsize=1"], "did you mean 'step_size'"),
+        ([*TRIAL, "steps=3", "step_size=1", "mischief=1"], "ArithmeticError: made to raise"),
+        (["status", "{dir}/nowhere"], "is not a study"),
+        (["report", "{dir}/nowhere"], "is not a study"),
+        (["show", "bsgn"], "did you mean 'bsgm'"),
+        (["lst"], "lst"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "s.toml").write_text("[toy_solver]\nsteps = 3\nstep_size = { low = 1e-3, high = 1 }\n")
+    assert harness(monkeypatch, [word.replace("{dir}", str(tmp_path)) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_trial_prints_one_json_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harness(monkeypatch, [*TRIAL, "steps=3", "step_size=0.1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"] == {"steps": 3, "step_size": 0.1, "mischief": 0}
+    assert found["ledger"]["lower_gradient"] == found["ledger"]["total"] == 495
+    assert found["state"] == "completed" and {"metrics", "evaluation_samples", "upper_iterations"} <= set(found)
+
+
+def test_a_recorded_trial_replays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.toml").write_text("[toy_solver]\nsteps = 3\nstep_size = { low = 1e-3, high = 1 }\n")
+    words = [word.replace("{dir}", str(tmp_path)) for word in [*RUN, "--trials", "3", "--budget", "100"]]
+    assert harness(monkeypatch, words) == 0
+    assert harness(monkeypatch, ["replay", str(tmp_path / "s"), "toy_solver/2"]) == 0
+    journal = tmp_path / "s" / "journal.log"
+    journal.write_text(journal.read_text().replace('"lower_gradient":90', '"lower_gradient":91'))
+    assert harness(monkeypatch, ["replay", str(tmp_path / "s"), "toy_solver/2"]) == 1
+    assert "lower_gradient" in capsys.readouterr().out
+    assert harness(monkeypatch, ["status", str(tmp_path / "s")]) == 0
+    assert harness(monkeypatch, ["replay", str(tmp_path / "s"), "toy_solver/9"]) == 2

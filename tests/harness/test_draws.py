@@ -1,0 +1,61 @@
+"""A draw depends on its place and on nothing else."""
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from harness.draws import RandomDraws, SobolDraws, at_quantile, grid_size, sampler
+from harness.errors import HarnessError
+from harness.space import Space
+from optuna.distributions import FloatDistribution, IntDistribution
+
+SIZE = FloatDistribution(1e-4, 10.0, log=True)
+STEPS = IntDistribution(10, 10_000, log=True)
+SPACES = {
+    "a": Space("a", {"n": {"low": 10, "high": 10_000, "log": True, "integer": True}, "s": {"choices": [1, 2, 3]}}),
+    "b": Space("b", {"s": {"choices": [1, 2, 3]}, "t": {"choices": ["x", "y"]}}),
+}
+
+
+def drawn(kind: str, solver: str, told: int = 0, trials: int = 6) -> list[dict[str, object]]:
+    study = optuna.create_study(sampler=sampler(kind, 3, solver, SPACES, told))
+    return [study.ask(SPACES[solver].distributions()).params for _ in range(trials)]
+
+
+@pytest.mark.parametrize("kind", ["random", "sobol"])
+def test_a_resumed_study_draws_what_it_would_have_drawn(kind: str) -> None:
+    whole = drawn(kind, "a")
+    assert whole == drawn(kind, "a") and len({p["n"] for p in whole}) == len(whole)
+    study = optuna.create_study(sampler=sampler(kind, 3, "a", SPACES, 0))
+    for _ in range(3):
+        study.ask(SPACES["a"].distributions())
+    study.sampler = sampler(kind, 3, "a", SPACES, 3)
+    assert [study.ask(SPACES["a"].distributions()).params for _ in range(3)] == whole[3:]
+
+
+@pytest.mark.parametrize("kind", ["random", "sobol"])
+def test_same_named_parameters_of_two_solvers_are_paired(kind: str) -> None:
+    assert [p["s"] for p in drawn(kind, "a")] == [p["s"] for p in drawn(kind, "b")]
+
+
+def test_integers_are_the_floor_of_a_log_uniform_draw() -> None:
+    for u in np.linspace(0, 1, 1000, endpoint=False):
+        value = math.exp(math.log(10) + u * (math.log(10_000) - math.log(10)))
+        assert at_quantile(STEPS, u) == math.floor(value + 1e-9)
+
+
+def test_the_draws_are_log_uniform() -> None:
+    values = [math.log10(RandomDraws(1).value(n, "s", SIZE)) for n in range(2000)]
+    counts = np.histogram(values, bins=5, range=(-4, 1))[0]
+    assert counts.sum() == 2000 and (abs(counts - 400) < 100).all()
+    names = ["s", "t"]
+    sobol = [math.log10(SobolDraws(1, names).value(n, "s", SIZE)) for n in range(64)]
+    assert (np.histogram(sobol, bins=4, range=(-4, 1))[0] == 16).all()
+
+
+def test_the_grid_meets_every_point_once() -> None:
+    assert grid_size(SPACES["b"]) == 6
+    assert len({tuple(p.values()) for p in drawn("grid", "b")}) == 6
+    with pytest.raises(HarnessError, match="n of solver 'a' has a range"):
+        grid_size(SPACES["a"])

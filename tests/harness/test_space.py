@@ -1,0 +1,89 @@
+"""Search spaces: ties, and one clear line for every mistake."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from harness.errors import HarnessError
+from harness.params import count, real, shared
+from harness.space import SpaceFile, complete, find_space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    steps: int = count("steps")
+    more: int = count("more steps")
+    step_size: float = real("step size")
+    batch: int = shared("batch", default=90)
+
+
+GOOD = """
+[toy]
+steps = { low = 10, high = 100 }
+more = "= steps"
+step_size = { low = 1e-4, high = 10 }
+"""
+
+
+def space(text: str) -> object:
+    return SpaceFile("toy.toml", text).space("toy", Toy)
+
+
+def test_ties_and_defaults_are_filled_in() -> None:
+    found = SpaceFile("toy.toml", GOOD).space("toy", Toy)
+    assert list(found.searched()) == ["steps", "step_size"]
+    assert found.resolve({"steps": 12, "step_size": 0.1}) == {
+        "steps": 12,
+        "more": 12,
+        "step_size": 0.1,
+        "batch": 90,
+    }
+    typed = complete(found, Toy, {"steps": "12", "step_size": "1e-1", "more": "7"}, "toy")
+    assert typed == {"steps": 12, "more": 7, "step_size": 0.1, "batch": 90}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("low = 10, high = 100 }", "low = 100, high = 10 }"), "low must be below high"),
+        (("low = 10, high = 100 }", "low = 10, high = 10 }"), "low must be below high"),
+        (("low = 1e-4", "low = 0"), "above 0 where log = true"),
+        (("low = 1e-4", "low = nan"), "finite numbers"),
+        (("low = 10, high = 100 }", "low = 0.5, high = 100 }"), "must be integers"),
+        (("low = 10, high = 100 }", "low = 0, high = 100, log = false }"), "at least 1"),
+        (("low = 10, high = 100 }", "low = 10, high = 100, lag = true }"), "low, high, log"),
+        (('"= steps"', '"= stps"'), "unknown parameter 'stps'; did you mean 'steps'"),
+        (("steps = { low = 10, high = 100 }", 'steps = "= more"'), "ties go in a circle"),
+        (("step_size = ", "stepsize = "), "unknown parameter 'stepsize'; did you mean 'step_size'"),
+        (("step_size = { low = 1e-4, high = 10 }", ""), "missing parameter 'step_size'"),
+        (("step_size = { low = 1e-4, high = 10 }", "step_size = []"), "no choices"),
+        (("step_size = { low = 1e-4, high = 10 }", "step_size = true"), "must be float"),
+        (("[toy]", "[tod]"), "no table for solver 'toy'"),
+        (("[toy]", "[toy"), "line 2"),
+    ],
+)
+def test_every_mistake_is_one_clear_line(change: tuple[str, str], said: str) -> None:
+    with pytest.raises(HarnessError) as error:
+        space(GOOD.replace(*change, 1))
+    assert said in str(error.value) and "\n" not in str(error.value) and "toy.toml" in str(error.value)
+
+
+def test_a_missing_file_and_a_problem_without_space(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="cannot be read"):
+        find_space("data_poisoning", tmp_path / "no.toml")
+    with pytest.raises(HarnessError, match="--space"):
+        find_space("nowhere", None)
+
+
+def test_the_shipped_space_is_table_2() -> None:
+    from harness.plugins import Plugins
+
+    plugins, shipped = Plugins(), find_space("data_poisoning", None)
+    searched = {name: set(shipped.space(name, plugins.solver(name)).searched()) for name in shipped.solvers()}
+    sizes = {"upper_step_size", "lower_step_size"}
+    assert searched["bsgm"] == searched["amigo"] == {"lower_steps", *sizes}
+    assert searched["stocbio"] == {"lower_steps", "system_steps", "system_step_size", *sizes}
+    assert searched["alset"] == {"system_steps", "system_step_size", *sizes}
+    assert searched["alset_dagger"] == {"system_step_size", *sizes}
+    assert searched["alset_dagger_det"] == sizes
+    assert searched["bsgm_decreasing"] == {"lower_steps", "decay", *sizes}

@@ -1,0 +1,125 @@
+"""A study that is interrupted, resumed or disturbed ends like one that was not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from harness.cli import main
+from harness.record import JOURNAL, Record, load_record
+
+TOY = Path(__file__).parent / "toy_plugin.py"
+SPACE = """
+[toy_solver]
+steps = { low = 1, high = 30 }
+step_size = { low = 1e-3, high = 1 }
+"""
+TIMES = ["seconds", "evaluation_seconds", "pack"]
+
+
+def arguments(out: Path, *more: str, space: str = SPACE) -> list[str]:
+    file = out.parent / f"{out.name}.toml"
+    file.write_text(space)
+    given = {"--space": file, "--plugin": TOY, "--out": out, "--budget": 500, "--trials": 6, "--device": "cpu"}
+    words = [str(word) for pair in given.items() for word in pair]
+    return ["run", "toy_quadratic", "--executor", "inline", *words, *more]
+
+
+def harness(monkeypatch: pytest.MonkeyPatch, words: Sequence[str]) -> int:
+    monkeypatch.setattr("sys.argv", ["harness", *words])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
+def same(left: Record, right: Record) -> None:
+    a, b = (r.trials.sort_values("trial", ignore_index=True).drop(columns=TIMES) for r in (left, right))
+    assert a.equals(b)
+    assert left.curves.drop(columns="seconds").equals(right.curves.drop(columns="seconds"))
+
+
+def test_a_study_is_recorded_as_reports_expect_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert harness(monkeypatch, arguments(tmp_path / "s")) == 0
+    record = load_record(tmp_path / "s")
+    assert list(record.trials["number"]) == list(range(6)) and set(record.trials["state"]) == {"completed"}
+    assert {"param.steps", "metric.loss", "ledger.total", "objective", "seed"} <= set(record.trials)
+    assert (record.trials["ledger.total"] <= 500).all() and record.spec["objective"] == "loss"
+
+
+def test_a_resumed_study_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert harness(monkeypatch, arguments(tmp_path / "whole", "--pack", "2")) == 0
+    for cut in (40, 75, 95):
+        part = tmp_path / f"part{cut}"
+        assert harness(monkeypatch, arguments(part, "--pack", "2")) == 0
+        journal = part / JOURNAL
+        content = journal.read_bytes()
+        journal.write_bytes(content[: len(content) * cut // 100])
+        load_record(part)
+        assert harness(monkeypatch, arguments(part, "--pack", "3")) == 0
+        same(load_record(part), load_record(tmp_path / "whole"))
+
+
+def test_a_study_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert harness(monkeypatch, arguments(tmp_path / "big")) == 0
+    assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "2")) == 0
+    assert harness(monkeypatch, arguments(tmp_path / "s")) == 0
+    same(load_record(tmp_path / "s"), load_record(tmp_path / "big"))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--budget", "600"], "budget: 500.0 → 600.0"),
+        (["--trials", "2"], "may only grow"),
+        (["--seed", "5"], "search_seed: 1 → 5"),
+        (["--set", "size=4"], "options.size: 3 → 4"),
+    ],
+)
+def test_another_study_in_the_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    assert harness(monkeypatch, arguments(tmp_path / "s")) == 0
+    capsys.readouterr()
+    assert harness(monkeypatch, arguments(tmp_path / "s", *more)) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_second_driver_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s").mkdir()
+    with FileLock(tmp_path / "s" / ".lock"):
+        assert harness(monkeypatch, arguments(tmp_path / "s")) == 2
+    assert "another driver" in capsys.readouterr().err
+
+
+def test_only_the_trial_at_fault_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert harness(monkeypatch, arguments(tmp_path / "good")) == 0
+    bad = SPACE + "mischief = [0, 0, 1]\n"
+    assert harness(monkeypatch, arguments(tmp_path / "bad", "--pack", "6", space=bad)) == 0
+    good, record = load_record(tmp_path / "good").trials, load_record(tmp_path / "bad").trials
+    failed = record["state"] == "failed"
+    assert 0 < failed.sum() < 6
+    assert set(record[failed]["reason"]) == {"ArithmeticError: made to raise"}
+    assert record[~failed]["objective"].tolist() == good.loc[~failed, "objective"].tolist()
+
+
+def test_a_trial_that_takes_too_long_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SPACE + "mischief = 2\n"
+    assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "1", "--trial-timeout", "0.3", space=slow)) == 0
+    assert load_record(tmp_path / "s").trials["reason"].tolist() == ["TimeoutError: ran longer than 0.3 s"]
+
+
+def test_ray_gives_the_same_numbers_and_survives_dying_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = SPACE + "mischief = [0, 0, 0, 0, 3]\n"
+    on_ray = ["--executor", "ray", "--workers", "1", "--pack", "3"]
+    assert harness(monkeypatch, arguments(tmp_path / "ray", *on_ray, space=deadly)) == 0
+    assert harness(monkeypatch, arguments(tmp_path / "good")) == 0
+    good, record = load_record(tmp_path / "good").trials, load_record(tmp_path / "ray").trials
+    failed = record["state"] == "failed"
+    assert 0 < failed.sum() < 6
+    assert set(record[failed]["reason"]) == {"the worker died (killed, or out of memory), 3 times"}
+    assert record[~failed]["objective"].tolist() == good.loc[~failed, "objective"].tolist()
