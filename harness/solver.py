@@ -35,8 +35,9 @@ class State:
         return type(self)(**values)
 
     def finite(self) -> dict[str, Tensor]:
-        """Per field, which trials hold finite numbers only, shape (N,)."""
-        return {f.name: _finite(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        """Per field, which trials hold finite numbers only, shape (N,); x last, as the others cause it."""
+        names = sorted((f.name for f in dataclasses.fields(self)), key=lambda name: name == "x")
+        return {name: _finite(getattr(self, name)) for name in names}
 
 
 def _finite(value: Tensor) -> Tensor:

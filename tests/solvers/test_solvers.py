@@ -1,5 +1,6 @@
 """Every solver: its ledger is true, its step is pure, and its rule is the paper's, transcribed literally."""
 
+import dataclasses
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -148,12 +149,11 @@ def test_twenty_upper_iterations_equal_a_literal_transcription(
 
 def _lying(lower: int, system: int) -> type[Solver[State]]:
     """A solver that takes one full lower gradient and declares `lower` and `system` samples."""
-    import dataclasses
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Liar(Solver[State]):
         label, reference = "Liar", "none"
-        unused = count("nothing", default=1)
+        unused: torch.Tensor = count("nothing", default=1)
 
         def cost(self, oracle: Oracle) -> Cost:
             return Cost(lower_gradient=lower, hessian_vector=system)

@@ -1,0 +1,147 @@
+"""Packs: the ragged loop, budgets, divergence rules, and that a trial does not feel its neighbours."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harness.budget import KINDS, Accountant, Cost
+from harness.check import CPU, F64, CountingQuadratic
+from harness.oracle import Oracle
+from harness.pack import Rules, run_pack
+from harness.problem import Batch
+from harness.streams import Streams
+from problems.data_poisoning import DataPoisoning
+from solvers.bsgm import Bsgm
+from solvers.stocbio import Stocbio
+
+ONE = dict.fromkeys(KINDS, 1.0)
+
+
+def _problem() -> CountingQuadratic:
+    problem = CountingQuadratic()
+    problem.setup(None, 0, CPU, F64)
+    return problem
+
+
+def _bsgm(**changes: Any) -> dict[str, Any]:
+    base = dict(
+        lower_steps=3,
+        system_steps=3,
+        cross_batches=3,
+        upper_step_size=0.1,
+        lower_step_size=0.1,
+        system_step_size=0.1,
+        batch_size=5,
+    )
+    return base | changes
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=6))
+def test_the_ragged_loop_gives_each_trial_its_own_number_of_steps(counts: list[int]) -> None:
+    """Trial n ends at n + 100 * counts[n], having met batches 0 .. counts[n] - 1 only, and is charged for them."""
+    problem, trials = _problem(), len(counts)
+    accountant = Accountant(trials, 1e9, ONE)
+    oracle = Oracle(problem, Streams(0, 23, 11, CPU), accountant, (torch.zeros(4), torch.zeros(6)))
+    accountant.open(
+        oracle.live, Cost(lower_gradient=oracle.lower_samples(torch.tensor(counts), 5)).table(trials)
+    )
+    own = torch.arange(trials, dtype=F64).unsqueeze(1)
+
+    def body(batch: Batch, value: Tensor, number: Tensor) -> Tensor:
+        assert torch.equal(value - 100 * batch.step, number)
+        oracle.lower_gradient(
+            torch.zeros(len(value), 4, dtype=F64), torch.zeros(len(value), 6, dtype=F64), batch
+        )
+        return value + 100
+
+    ended = oracle.loop("lower", torch.tensor(counts), body, own, own, batch_size=5)
+    accountant.close()
+
+    assert torch.equal(ended.squeeze(1), own.squeeze(1) + 100 * torch.tensor(counts))
+
+
+def test_a_first_iteration_that_does_not_fit_leaves_x0() -> None:
+    (result,) = run_pack(_problem(), Bsgm, [_bsgm(lower_steps=10_000)], Rules(500, ONE, 0), CPU, F64)
+
+    assert (result.state, result.upper_iterations, result.ledger["total"]) == ("completed", 0, 0)
+    assert result.metrics["x_norm"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("rule", ["x0", "last", "worst"])
+def test_divergence_is_scored_by_its_rule(rule: str) -> None:
+    """A lower step far above 2 / L overflows; the neighbour in the pack is untouched."""
+    wild = _bsgm(lower_steps=400, lower_step_size=1e4)
+    rules = Rules(20_000, ONE, 0, divergence=rule)
+    diverged, calm = run_pack(_problem(), Bsgm, [wild, _bsgm()], rules, CPU, F64)
+    (alone,) = run_pack(_problem(), Bsgm, [_bsgm()], rules, CPU, F64)
+
+    assert diverged.state == "diverged" and "y not finite at upper iteration 0" in diverged.reason
+    assert calm.state == "completed" and calm.objective == pytest.approx(alone.objective, rel=1e-12)
+    assert (
+        diverged.objective == float("inf")
+        if rule == "worst"
+        else diverged.metrics["x_norm"] == pytest.approx(1.0)
+    )
+
+
+def test_a_system_that_is_not_finite_falls_back_or_diverges_as_asked() -> None:
+    """The fallback charges nothing more; under "diverge" the trial ends with the reason."""
+    wild = _bsgm(system_steps=400, system_step_size=1e4)
+    (fallen,) = run_pack(_problem(), Bsgm, [wild], Rules(20_000, ONE, 0), CPU, F64)
+    (ended,) = run_pack(_problem(), Bsgm, [wild], Rules(20_000, ONE, 0, system_failure="diverge"), CPU, F64)
+
+    assert fallen.state == "completed" and fallen.system_fallbacks == fallen.upper_iterations > 0
+    assert fallen.ledger["hessian_vector"] == fallen.upper_iterations * (400 // 5 * 23 + 0)
+    assert ended.state == "diverged" and "linear system" in ended.reason
+
+
+def test_curves_change_no_number() -> None:
+    problem = DataPoisoning(dataset="digits")
+    problem.setup(None, 0, CPU, torch.float32)
+    config = _bsgm(upper_step_size=1e5, batch_size=90)
+    with_curve, without = (
+        run_pack(problem, Bsgm, [config], Rules(20_000, ONE, 0, curves=curves), CPU, torch.float32)[0]
+        for curves in (True, False)
+    )
+
+    assert with_curve.metrics == without.metrics and not without.curve
+    spent = [point["total"] for point in with_curve.curve]
+    assert spent == sorted(spent) and spent[0] == 0 and len(spent) > 5
+
+
+@pytest.mark.parametrize("solver", [Bsgm, Stocbio])
+def test_a_poisoning_trial_alone_equals_the_same_trial_in_a_pack(solver: type[Any]) -> None:
+    """Float32, stable and unstable step sizes, orders of t and k that disagree: to 1e-5 of the metrics."""
+    problem = DataPoisoning(dataset="digits")
+    problem.setup(None, 0, CPU, torch.float32)
+    configs = [
+        _bsgm(
+            lower_steps=t,
+            system_steps=k,
+            cross_batches=k,
+            lower_step_size=eta,
+            system_step_size=0.01,
+            upper_step_size=1e4,
+            batch_size=90,
+        )
+        for t, k, eta in ((12, 40, 0.3), (60, 7, 0.05), (25, 25, 3.0))
+    ]
+    rules = Rules(60_000, ONE, 1)
+    packed = run_pack(problem, solver, configs, rules, CPU, torch.float32)
+    for config, result in zip(configs, packed, strict=True):
+        (alone,) = run_pack(problem, solver, [config], rules, CPU, torch.float32)
+
+        assert alone.ledger == result.ledger and alone.upper_iterations == result.upper_iterations
+        assert alone.metrics == pytest.approx(result.metrics, rel=1e-5)
+
+
+def test_results_are_dataclasses_of_plain_values() -> None:
+    (result,) = run_pack(_problem(), Bsgm, [_bsgm()], Rules(500, ONE, 0), CPU, F64)
+
+    assert dataclasses.asdict(result)["config"]["lower_steps"] == 3
