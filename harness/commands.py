@@ -13,13 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import optuna
+import torch
 from rich.console import Console
 
 from harness.budget import KINDS
-from harness.draws import SAMPLERS, grid_size
+from harness.draws import SAMPLERS, grid_size, sampler
 from harness.errors import HarnessError, nearest
 from harness.executors import auto_pack, default_workers, executor
-from harness.pack import Result
+from harness.pack import Result, Rules, first_cost, run_pack
 from harness.params import check_values, parameters
 from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
@@ -29,11 +31,12 @@ from harness.solver import Solver
 from harness.space import Space, SpaceFile, complete, find_space
 from harness.spec import SolverSpec, StudySpec, read_spec
 from harness.study import Study, Tally, locked
-from harness.worker import Context, Pack, Worker, check_device, set_up
+from harness.worker import DTYPE, Context, Pack, Worker, check_device, set_up
 
 DIVERGENCE = ("x0", "last", "worst")
 SYSTEM_FAILURE = ("start", "diverge")
 INTERRUPTED = 130
+PILOT_CONFIGURATIONS = 4
 T = TypeVar("T", int, float)
 
 
@@ -125,7 +128,7 @@ def run_study(**given: Any) -> int:
     problem = set_up(plugins, context)
     size = pack or auto_pack(problem, context.device, workers, spec.trials * len(solvers))
     if given["dry_run"]:
-        _plan(spec, problem, solvers, size, workers)
+        _plan(spec, problem, solvers, size, workers, context.device)
         return 0
     out = given["out"]
     with locked(out, spec):
@@ -154,7 +157,8 @@ def _workers(given: Mapping[str, Any], device: str) -> int:
         return 1
     if given["workers"] is None:
         return default_workers(device, given["address"])
-    return positive("--workers", given["workers"])
+    workers: int = positive("--workers", given["workers"])
+    return workers
 
 
 def _pack(text: str) -> int:
@@ -227,7 +231,12 @@ def _versions(device: str) -> dict[str, str]:
 
 
 def _plan(
-    spec: StudySpec, problem: Problem, solvers: Mapping[str, type[Solver[Any]]], size: int, workers: int
+    spec: StudySpec,
+    problem: Problem,
+    solvers: Mapping[str, type[Solver[Any]]],
+    size: int,
+    workers: int,
+    device: str,
 ) -> None:
     trials = spec.trials * len(solvers)
     print_line(f"problem {spec.problem}, options {spec.options}")
@@ -235,10 +244,28 @@ def _plan(
         drawn = [key for key, entry in solver.space.items() if "low" in entry or "choices" in entry]
         print_line(f"solver {name}: {spec.trials} configurations of {', '.join(drawn) or 'one fixed point'}")
     print_line(f"packs of at most {size} on {workers} workers: about {-(-trials // size)}")
-    print_line(
-        f"samples: at most {trials * spec.budget:,.0f}, and {trials * problem.evaluation_samples:,.0f} in evaluations"
-    )
+    evaluation = trials * problem.evaluation_samples
+    print_line(f"samples: at most {trials * spec.budget:,.0f}, and {evaluation:,.0f} in evaluations")
     print_line(f"memory: about {problem.memory(size) * workers / 2**20:,.0f} MiB for {workers} workers")
+    search, scoring = _pilot(spec, problem, solvers, device)
+    minutes = trials * (search * spec.budget + scoring) / workers / 60
+    print_line(f"time: about {minutes:,.1f} minutes by one short trial alone; packs are usually faster")
+
+
+def _pilot(
+    spec: StudySpec, problem: Problem, solvers: Mapping[str, type[Solver[Any]]], device: str
+) -> tuple[float, float]:
+    """Seconds per sample and per evaluation, of the cheapest of a few configurations on a small budget."""
+    name, plugin = next(iter(solvers.items()))
+    space = spec.spaces()[name]
+    drawing = optuna.create_study(sampler=sampler(spec.sampler, spec.search_seed, name, spec.spaces(), 0))
+    few = min(spec.trials, PILOT_CONFIGURATIONS)
+    configs = [space.resolve(drawing.ask(space.distributions()).params) for _ in range(few)]
+    costs = first_cost(problem, plugin, configs)
+    budget = max(float(costs.min()), spec.budget / 50)
+    rules = Rules(budget, dict.fromkeys(KINDS, 1.0), spec.seed, curves=False)
+    (result,) = run_pack(problem, plugin, [configs[costs.argmin()]], rules, torch.device(device), DTYPE)
+    return result.seconds / max(result.ledger["total"], 1.0), result.evaluation_seconds
 
 
 # --- trial and replay

@@ -32,7 +32,7 @@ SAMPLERS = ("random", "sobol", "grid", "tpe")
 
 
 def at_quantile(distribution: BaseDistribution, u: float) -> Any:
-    """The value at quantile 0 <= u < 1. A log-uniform integer is the floor of the float, as the papers draw."""
+    """The value at quantile 0 <= u < 1. Integers are floors of the float, as the papers draw."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[int(u * len(distribution.choices))]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -102,7 +102,7 @@ def grid_size(space: Space) -> int:
     for name, entry in space.searched().items():
         if "choices" not in entry:
             raise HarnessError(
-                f"--sampler grid: {name} of solver {space.solver!r} has a range; list its values, {name} = [1, 10]"
+                f"--sampler grid: {name} of solver {space.solver!r} has a range; list its values"
             )
     return math.prod(len(entry["choices"]) for entry in space.searched().values())
 

@@ -122,7 +122,7 @@ def _in_file(file: Path) -> list[Plugin]:
     if not file.is_file():
         raise HarnessError(f"plug-in file {file} does not exist; check --plugin")
     module = _import_file(file)
-    found = []
+    found: list[Plugin] = []
     for kind, base in zip(KINDS, (Problem, Solver), strict=True):
         for value in vars(module).values():
             if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__:

@@ -116,11 +116,9 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
 
 
 def _start(workers: int, address: str | None) -> None:
-    local = {} if address else {"num_cpus": max(workers, 1), "include_dashboard": False}
+    own: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
-        ray.init(
-            address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local
-        )
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"at --address {address}" if address else "on this machine"
         raise HarnessError(f"Ray does not start {where}: {str(error).splitlines()[0]}") from None

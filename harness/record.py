@@ -63,7 +63,7 @@ def check_journal(path: Path) -> int:
                     raise ValueError
             except (ValueError, TypeError):
                 raise HarnessError(
-                    f"{path}, line {number} is damaged (expected one JSON object of Optuna's journal); restore "
+                    f"{path}, line {number} is damaged (expected a JSON object of Optuna's journal); restore "
                     "the file from a copy, or delete this line and the trials it belongs to run again"
                 ) from None
     return whole

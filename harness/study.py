@@ -137,10 +137,10 @@ class Study:
     def next_pack(self) -> Pack | None:
         """None: nothing to start now (and nothing at all where none is in flight)."""
         while not self._queue:
-            window = next(self._refill, self)
-            if window is self:
+            try:
+                self._queue.extend(next(self._refill) or [])
+            except StopIteration:
                 return None
-            self._queue.extend(window or [])
         self.in_flight += 1
         return self._queue.popleft()
 

@@ -110,7 +110,7 @@ def set_up(plugins: Plugins, context: Context) -> Problem:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TooLong after so many seconds; signals reach the main thread only, elsewhere there is no limit."""
+    """Raise _TooLong after so many seconds; in another than the main thread there is no limit."""
     if not seconds or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -4,10 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
+
 from harness.cli import main
 
 TOY = str(Path(__file__).parent / "toy_plugin.py")
-RUN = ["run", "toy_quadratic", "--plugin", TOY, "--executor", "inline", "--out", "{dir}/s", "--space", "{dir}/s.toml"]
+RUN = [
+    "run",
+    "toy_quadratic",
+    "--plugin",
+    TOY,
+    "--executor",
+    "inline",
+    "--out",
+    "{dir}/s",
+    "--space",
+    "{dir}/s.toml",
+]
 TRIAL = ["trial", "toy_quadratic", "toy_solver", "--plugin", TOY, "--budget", "500"]
 
 
@@ -26,7 +38,10 @@ def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
         ([*RUN, "--trials", "1", "--budget", "inf"], "--budget must be"),
         ([*RUN, "--trials", "1", "--budget", "nan"], "--budget must be"),
         ([*RUN, "--trials", "1", "--budget", "ten"], "--budget"),
-        ([*RUN, "--trials", "1", "--budget", "10", "--executor", "ray", "--workers", "0"], "--workers must be"),
+        (
+            [*RUN, "--trials", "1", "--budget", "10", "--executor", "ray", "--workers", "0"],
+            "--workers must be",
+        ),
         ([*RUN, "--trials", "1", "--budget", "10", "--pack", "0"], "--pack must be"),
         ([*RUN, "--trials", "1", "--budget", "10", "--seed", "-1"], "--seed must be"),
         ([*RUN, "--trials", "1", "--budget", "10", "--sampler", "sobal"], "did you mean 'sobol'"),
@@ -37,7 +52,10 @@ def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
         ([*RUN, "--trials", "1", "--budget", "10", "--solvers", "toy_slover"], "did you mean 'toy_solver'"),
         ([*RUN, "--trials", "1"], "--budget"),
         ([*RUN, "--trials", "1", "--budget", "10", "--colour", "red"], "--colour"),
-        (["run", "toy_quadratik", *RUN[2:], "--trials", "1", "--budget", "10"], "did you mean 'toy_quadratic'"),
+        (
+            ["run", "toy_quadratik", *RUN[2:], "--trials", "1", "--budget", "10"],
+            "did you mean 'toy_quadratic'",
+        ),
         ([*TRIAL, "steps=3"], "missing parameter 'step_size'"),
         ([*TRIAL, "steps=3", "step_size=a"], "step_size must be float"),
         ([*TRIAL, "steps=3", "stepsize=1"], "did you mean 'step_size'"),
@@ -61,12 +79,16 @@ def test_bad_input_is_one_line(
     assert said in error and error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_a_trial_prints_one_json_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_prints_one_json_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert harness(monkeypatch, [*TRIAL, "steps=3", "step_size=0.1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["config"] == {"steps": 3, "step_size": 0.1, "mischief": 0}
     assert found["ledger"]["lower_gradient"] == found["ledger"]["total"] == 495
-    assert found["state"] == "completed" and {"metrics", "evaluation_samples", "upper_iterations"} <= set(found)
+    assert found["state"] == "completed" and {"metrics", "evaluation_samples", "upper_iterations"} <= set(
+        found
+    )
 
 
 def test_a_recorded_trial_replays(

@@ -5,15 +5,18 @@ import math
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+
 from harness.draws import RandomDraws, SobolDraws, at_quantile, grid_size, sampler
 from harness.errors import HarnessError
 from harness.space import Space
-from optuna.distributions import FloatDistribution, IntDistribution
 
 SIZE = FloatDistribution(1e-4, 10.0, log=True)
 STEPS = IntDistribution(10, 10_000, log=True)
 SPACES = {
-    "a": Space("a", {"n": {"low": 10, "high": 10_000, "log": True, "integer": True}, "s": {"choices": [1, 2, 3]}}),
+    "a": Space(
+        "a", {"n": {"low": 10, "high": 10_000, "log": True, "integer": True}, "s": {"choices": [1, 2, 3]}}
+    ),
     "b": Space("b", {"s": {"choices": [1, 2, 3]}, "t": {"choices": ["x", "y"]}}),
 }
 

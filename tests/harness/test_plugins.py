@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from harness.errors import HarnessError
 from harness.plugins import Plugins, snake_case
 

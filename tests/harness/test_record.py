@@ -5,6 +5,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+
 from harness.errors import HarnessError
 from harness.pack import Result
 from harness.record import check_journal, mend_journal, open_storage, result_of, tell
@@ -19,7 +20,9 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     assert journal.read_bytes() == LINE + LINE
 
 
-@pytest.mark.parametrize("damage", [b"garbage\n", b"\n", b"17\n", b"\xff\xfe\n", LINE[:11] + b"\n", b'{"a":1}\n'])
+@pytest.mark.parametrize(
+    "damage", [b"garbage\n", b"\n", b"17\n", b"\xff\xfe\n", LINE[:11] + b"\n", b'{"a":1}\n']
+)
 def test_damage_inside_is_named_by_line(tmp_path: Path, damage: bytes) -> None:
     journal = tmp_path / "journal.log"
     journal.write_bytes(LINE + damage + LINE)

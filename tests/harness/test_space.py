@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from harness.errors import HarnessError
 from harness.params import count, real, shared
 from harness.space import SpaceFile, complete, find_space

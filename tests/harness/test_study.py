@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
 from harness.cli import main
 from harness.record import JOURNAL, Record, load_record
 
@@ -20,7 +21,14 @@ TIMES = ["seconds", "evaluation_seconds", "pack"]
 def arguments(out: Path, *more: str, space: str = SPACE) -> list[str]:
     file = out.parent / f"{out.name}.toml"
     file.write_text(space)
-    given = {"--space": file, "--plugin": TOY, "--out": out, "--budget": 500, "--trials": 6, "--device": "cpu"}
+    given = {
+        "--space": file,
+        "--plugin": TOY,
+        "--out": out,
+        "--budget": 500,
+        "--trials": 6,
+        "--device": "cpu",
+    }
     words = [str(word) for pair in given.items() for word in pair]
     return ["run", "toy_quadratic", "--executor", "inline", *words, *more]
 
@@ -76,7 +84,11 @@ def test_a_study_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_another_study_in_the_folder_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    said: str,
 ) -> None:
     assert harness(monkeypatch, arguments(tmp_path / "s")) == 0
     capsys.readouterr()
@@ -107,7 +119,10 @@ def test_only_the_trial_at_fault_fails(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_trial_that_takes_too_long_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = SPACE + "mischief = 2\n"
-    assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "1", "--trial-timeout", "0.3", space=slow)) == 0
+    assert (
+        harness(monkeypatch, arguments(tmp_path / "s", "--trials", "1", "--trial-timeout", "0.3", space=slow))
+        == 0
+    )
     assert load_record(tmp_path / "s").trials["reason"].tolist() == ["TimeoutError: ran longer than 0.3 s"]
 
 

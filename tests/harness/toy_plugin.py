@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from harness.budget import Cost
 from harness.oracle import Oracle
 from harness.params import count, option, real
 from harness.problem import Metric, Problem
 from harness.solver import Solver, State
-from torch import Tensor
 
 
 @dataclass(kw_only=True)
