@@ -34,7 +34,8 @@ from harness.problem import Batch, Metric, Problem
 
 RETRAINING_STEPS = 1000
 RETRAINING_STEP_SIZE = 0.1
-BLOCK = 2000  # rows whose logits stay in cache during the retraining
+BLOCK = 2000  # clean rows whose logits stay in cache during the retraining
+OWN_BLOCK = 900  # the same for the poisoned rows, which are each trial's own
 
 _IDX = (
     "train-images-idx3-ubyte",
@@ -346,9 +347,9 @@ class DataPoisoning(Problem):
             for i in range(0, len(clean.images), BLOCK)
         ]
         poisoned = [
-            (u, u.T.contiguous(), onehot)
+            list(zip((row + self._poison.images).split(OWN_BLOCK), labels, strict=True))
+            for labels in [self._poison.onehot.split(OWN_BLOCK, dim=1)]
             for row in x.view(len(x), -1, self.pixels)
-            for u, onehot in [(row + self._poison.images, self._poison.onehot)]
         ]
         w = x.new_zeros(len(x), c, self.pixels)
         velocity = torch.zeros_like(w)
@@ -357,8 +358,9 @@ class DataPoisoning(Problem):
             for images, transposed, onehot in blocks:
                 r = torch.softmax(_wide(w, transposed), 1).sub_(onehot)
                 total.view(-1, self.pixels).addmm_(r.flatten(0, 1), images)
-            for n, (images, transposed, onehot) in enumerate(poisoned):
-                total[n].addmm_(torch.softmax(w[n] @ transposed, 0).sub_(onehot), images)
+            for own, weights, sums in zip(poisoned, w, total, strict=True):
+                for images, onehot in own:
+                    sums.addmm_(torch.softmax(weights @ images.T, 0).sub_(onehot), images)
             gradient = total.div_(self.lower_examples).add_(w, alpha=2 * self._rho)
             velocity.mul_(self.final_momentum).add_(gradient)
             w.sub_(velocity, alpha=RETRAINING_STEP_SIZE)
