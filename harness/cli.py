@@ -163,6 +163,14 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], plugins: PluginFi
     print_plugin(name, plugins or [])
 
 
+@app.command()
+def check(solver: Annotated[str, typer.Argument(metavar="SOLVER")], plugins: PluginFile = None) -> None:
+    """Audit a solver: declared = charged = counted samples, the budget, and alone = in a pack."""
+    from harness.commands import check_solver
+
+    check_solver(solver, plugins or [])
+
+
 def locals_of(values: dict[str, Any]) -> dict[str, Any]:
     """A command's options as keywords; an option that was not given any times is an empty list."""
     lists = ("options", "plugins", "price", "values")

@@ -386,5 +386,13 @@ def write_report(folder: Path, top: int, out: Path | None) -> None:
     print_line(f"page: {page}")
 
 
+def check_solver(name: str, files: Sequence[Path]) -> None:
+    """The audit of harness.check; a check that does not hold raises HarnessError, exit code 2."""
+    from harness.check import audit
+
+    for verdict in audit(Plugins(files).solver(name)):
+        print_line(f"holds: {verdict}")
+
+
 def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
