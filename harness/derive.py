@@ -26,7 +26,8 @@ def _mean(loss: Loss, batch: Batch, like: Tensor) -> tuple[Loss, Tensor]:
 
 def lower_gradient(problem: Problem, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
     mean, weights = _mean(problem.lower_loss, batch, y)
-    return vmap(grad(mean, argnums=1))(x, y, weights)
+    found: Tensor = vmap(grad(mean, argnums=1))(x, y, weights)
+    return found
 
 
 def hessian_vector(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
@@ -35,7 +36,8 @@ def hessian_vector(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Bat
     def product(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
         return jvp(lambda y: grad(mean, argnums=1)(x, y, w), (y,), (v,))[1]
 
-    return vmap(product)(x, y, v, weights)
+    found: Tensor = vmap(product)(x, y, v, weights)
+    return found
 
 
 def cross(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
@@ -44,7 +46,8 @@ def cross(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Te
     def product(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
         return grad(lambda x: (grad(mean, argnums=1)(x, y, w) * v).sum())(x)
 
-    return vmap(product)(x, y, v, weights)
+    found: Tensor = vmap(product)(x, y, v, weights)
+    return found
 
 
 def upper_gradient(problem: Problem, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

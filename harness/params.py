@@ -81,7 +81,7 @@ def _convert(name: str, parameter: Parameter, value: Any, where: str) -> Any:
         value = float(value)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise HarnessError(f"{where}: {name} must be {wanted.__name__}, but got {value!r}")
-    if wanted is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise HarnessError(f"{where}: {name} must be finite, but got {value!r}")
     return value
 

@@ -178,8 +178,10 @@ class DataPoisoning(Problem):
         self._unattacked: dict[str, float] | None = None
 
     def memory(self, pack: int) -> int:
-        fixed = 8 * self.pixels * (self.lower_examples + self.upper_examples)
-        return int(2e9 * (self.dataset != "digits")) + fixed + 4 * pack * 9 * self.dim_x
+        """Images and their transposes, three times over while they are read and split; per trial nine
+        arrays as large as x at the peak (states, direction, poisoned rows of the retraining)."""
+        images = 8 * self.pixels * (self.lower_examples + self.upper_examples)
+        return 3 * images + 4 * 9 * self.dim_x * pack
 
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         """No perturbation, and the classifier at 0: neither depends on the seed."""
@@ -347,8 +349,8 @@ class DataPoisoning(Problem):
             for i in range(0, len(clean.images), BLOCK)
         ]
         poisoned = [
-            list(zip((row + self._poison.images).split(OWN_BLOCK), labels, strict=True))
-            for labels in [self._poison.onehot.split(OWN_BLOCK, dim=1)]
+            list(zip(torch.split(row + self._poison.images, OWN_BLOCK), labels, strict=True))
+            for labels in [torch.split(self._poison.onehot, OWN_BLOCK, dim=1)]
             for row in x.view(len(x), -1, self.pixels)
         ]
         w = x.new_zeros(len(x), c, self.pixels)

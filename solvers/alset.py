@@ -25,7 +25,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from harness.blocks import lower_sgd, system_sgd
+from harness.blocks import system_sgd
 from harness.budget import Cost
 from harness.oracle import Oracle
 from harness.params import count, real, shared

@@ -44,7 +44,7 @@ def test_charging_more_than_declared_is_refused_before_it_is_entered() -> None:
 def test_batches_come_without_replacement_epoch_by_epoch(
     examples: int, size: int, steps: int, seed: int
 ) -> None:
-    """Their sizes add up to `samples`, their repetitions to `counts`, and every epoch holds each example once."""
+    """Their sizes add up to `samples`, their repetitions to `counts`; an epoch holds each example once."""
     streams = Streams(seed, examples, 5, CPU)
     size = min(size, examples)
     batches = [streams.rows(3, "lower", step, size) for step in range(steps)]
@@ -71,8 +71,9 @@ def test_a_batch_depends_on_its_place_only_not_on_what_was_asked_before() -> Non
 
 def test_a_fresh_process_draws_the_same_batches() -> None:
     code = (
-        "import torch; from harness.streams import Streams;"
-        "import sys; sys.stdout.write(str(Streams(3, 50, 5, torch.device('cpu')).rows(2, 'cross', 4, 8).tolist()))"
+        "import sys, torch; from harness.streams import Streams;"
+        "rows = Streams(3, 50, 5, torch.device('cpu')).rows(2, 'cross', 4, 8);"
+        "sys.stdout.write(str(rows.tolist()))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

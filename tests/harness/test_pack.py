@@ -44,7 +44,7 @@ def _bsgm(**changes: Any) -> dict[str, Any]:
 @settings(max_examples=30, deadline=None)
 @given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=6))
 def test_the_ragged_loop_gives_each_trial_its_own_number_of_steps(counts: list[int]) -> None:
-    """Trial n ends at n + 100 * counts[n], having met batches 0 .. counts[n] - 1 only, and is charged for them."""
+    """Trial n ends at n + 100 * counts[n], charged for batches 0 to counts[n] - 1 only."""
     problem, trials = _problem(), len(counts)
     accountant = Accountant(trials, 1e9, ONE)
     oracle = Oracle(problem, Streams(0, 23, 11, CPU), accountant, (torch.zeros(4), torch.zeros(6)))
