@@ -33,20 +33,22 @@ def lower_gradient(problem: Problem, x: Tensor, y: Tensor, batch: Batch) -> Tens
 def hessian_vector(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
     mean, weights = _mean(problem.lower_loss, batch, y)
 
-    def product(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
-        return jvp(lambda y: grad(mean, argnums=1)(x, y, w), (y,), (v,))[1]
+    def along(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        product: Tensor = jvp(lambda y: grad(mean, argnums=1)(x, y, w), (y,), (v,))[1]
+        return product
 
-    found: Tensor = vmap(product)(x, y, v, weights)
+    found: Tensor = vmap(along)(x, y, v, weights)
     return found
 
 
 def cross(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
     mean, weights = _mean(problem.lower_loss, batch, y)
 
-    def product(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
-        return grad(lambda x: (grad(mean, argnums=1)(x, y, w) * v).sum())(x)
+    def along(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        product: Tensor = grad(lambda x: (grad(mean, argnums=1)(x, y, w) * v).sum())(x)
+        return product
 
-    found: Tensor = vmap(product)(x, y, v, weights)
+    found: Tensor = vmap(along)(x, y, v, weights)
     return found
 
 

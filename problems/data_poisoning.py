@@ -170,7 +170,7 @@ class DataPoisoning(Problem):
         self._poison = Examples.make(poison, poison_labels, device, dtype)
         self._val = Examples.make(val, val_labels, device, dtype)
         self._test = Examples.make(test, test_labels, device, dtype)
-        self.pixels, self.classes = images.shape[1], 10
+        self.pixels, self.classes = int(images.shape[1]), 10
         self.dim_x, self.dim_y = len(poison) * self.pixels, self.classes * self.pixels
         self.lower_examples, self.upper_examples = len(clean) + len(poison), len(val)
         self.evaluation_samples = RETRAINING_STEPS * self.lower_examples
