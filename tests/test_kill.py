@@ -1,0 +1,56 @@
+"""A driver killed with SIGKILL at random moments loses packs in flight and nothing else."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.record import JOURNAL, load_record
+
+KILLS = 3
+
+
+def _command(out: Path) -> list[str]:
+    return [
+        *(str(Path(sys.executable).with_name("harness")), "run", "data_poisoning", "--set", "dataset=digits"),
+        *("--solvers", "bsgm,stocbio", "--trials", "12", "--budget", "40000", "--seed", "3", "--pack", "2"),
+        *("--executor", "inline", "--out", str(out)),
+    ]
+
+
+def _numbers(folder: Path) -> pd.DataFrame:
+    """The record without what depends on the clock."""
+    trials = load_record(folder).trials
+    return trials.drop(columns=["seconds", "evaluation_seconds"]).sort_values(
+        ["solver", "number"], ignore_index=True
+    )
+
+
+@pytest.mark.timeout(600)
+def test_a_study_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    begun = time.monotonic()
+    subprocess.run(_command(whole), check=True, capture_output=True)
+    length = time.monotonic() - begun
+    draw, hits = random.Random(0), 0
+    for _ in range(KILLS):
+        driver = subprocess.Popen(_command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        size = (killed / JOURNAL).stat().st_size if (killed / JOURNAL).exists() else 0
+        while time.monotonic() < deadline and driver.poll() is None:
+            if (killed / JOURNAL).exists() and (killed / JOURNAL).stat().st_size > size:
+                break
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, length / 6))
+        hits += driver.poll() is None
+        driver.kill()
+        driver.wait()
+    assert hits
+
+    subprocess.run(_command(killed), check=True, capture_output=True)
+
+    pd.testing.assert_frame_equal(_numbers(killed), _numbers(whole), check_exact=True)
