@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import optuna
 import torch
 from rich.console import Console
@@ -261,7 +262,7 @@ def _pilot(
     drawing = optuna.create_study(sampler=sampler(spec.sampler, spec.search_seed, name, spec.spaces(), 0))
     few = min(spec.trials, PILOT_CONFIGURATIONS)
     configs = [space.resolve(drawing.ask(space.distributions()).params) for _ in range(few)]
-    costs = first_cost(problem, plugin, configs)
+    costs = np.array([first_cost(problem, plugin, [config])[0] for config in configs])
     budget = max(float(costs.min()), spec.budget / 50)
     rules = Rules(budget, dict.fromkeys(KINDS, 1.0), spec.seed, curves=False)
     (result,) = run_pack(problem, plugin, [configs[costs.argmin()]], rules, torch.device(device), DTYPE)
