@@ -1,0 +1,1 @@
+"""Speed of the harness against the published way of doing the same: `python -m benchmarks.NAME --help`."""
