@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+
 from harness.record import Record
 
 BUDGET = 2_000_000

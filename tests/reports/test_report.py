@@ -10,8 +10,8 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
-from harness.record import Record
 
+from harness.record import Record
 from reports import figures, formats, tables
 from reports.report import write_report
 from reports.view import View
