@@ -3,6 +3,7 @@
 Signs: the system is H z + d_y f = 0 and the hypergradient d_x f + C z (so z = -v in Grazzi et al. 2023).
 """
 
+import torch
 from torch import Tensor
 
 from harness.oracle import Oracle
@@ -15,7 +16,7 @@ def lower_sgd(
     """y <- y - step_size * d_y g(x, y; batch), `steps` times. Cost: steps * batch_size lower gradients."""
 
     def body(batch: Batch, y: Tensor, x: Tensor, step_size: Tensor) -> Tensor:
-        return y - step_size * oracle.lower_gradient(x, y, batch)
+        return torch.addcmul(y, step_size, oracle.lower_gradient(x, y, batch), value=-1)
 
     return oracle.loop("lower", steps, body, y, x, step_size, batch_size=batch_size)
 

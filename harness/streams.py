@@ -37,22 +37,23 @@ class Streams:
         self.device = device
         self._examples = {phase: lower_examples for phase in PHASES} | {"upper": upper_examples}
         self._full = {n: torch.arange(n, device=device) for n in {lower_examples, upper_examples}}
-        self._cache: dict[tuple[int, str, int], tuple[int, Tensor]] = {}
+        self._cache: dict[tuple[str, int], tuple[int, Tensor, tuple[Tensor, ...]]] = {}
 
     def examples(self, phase: str) -> int:
         return self._examples[phase]
 
-    def _epoch(self, iteration: int, phase: str, epoch: int, size: int) -> Tensor:
-        """The epoch's permutation, sorted inside each batch; one kept per phase and batch size."""
-        key, place = (self.seed, phase, size), iteration << 32 | epoch
+    def _epoch(self, iteration: int, phase: str, epoch: int, size: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The epoch's permutation, sorted inside each batch, and its batches; one kept per phase and size."""
+        key, place = (phase, size), iteration << 32 | epoch
         if key not in self._cache or self._cache[key][0] != place:
             examples = self._examples[phase]
             order = generator(self.seed, iteration, phase, epoch).permutation(examples)
             whole = examples // size * size
             order[:whole] = np.sort(order[:whole].reshape(-1, size), axis=1).ravel()
             order[whole:].sort()
-            self._cache[key] = (place, torch.from_numpy(order).to(self.device))
-        return self._cache[key][1]
+            rows = torch.from_numpy(order).to(self.device)
+            self._cache[key] = (place, rows, torch.split(rows, size))
+        return self._cache[key][1:]
 
     def rows(self, iteration: int, phase: str, step: int, size: int | None) -> Tensor:
         """Sorted example numbers of one mini-batch; size None, or at least the set: all of them."""
@@ -60,7 +61,7 @@ class Streams:
         if size is None or size >= examples:
             return self._full[examples]
         epoch, place = divmod(step, -(-examples // size))
-        return self._epoch(iteration, phase, epoch, size)[place * size : (place + 1) * size]
+        return self._epoch(iteration, phase, epoch, size)[1][place]
 
     def counts(self, iteration: int, phase: str, steps: list[int], size: int | None) -> Tensor:
         """How often each example occurs in the first steps[n] batches, shape (N, examples), int64."""
@@ -71,5 +72,5 @@ class Streams:
             epochs, rest = divmod(number, -(-examples // size))
             row += epochs
             if rest:
-                row[self._epoch(iteration, phase, epochs, size)[: rest * size]] += 1
+                row[self._epoch(iteration, phase, epochs, size)[0][: rest * size]] += 1
         return table

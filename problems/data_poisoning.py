@@ -212,33 +212,34 @@ class DataPoisoning(Problem):
             poison = torch.arange(len(self._poison.images), device=batch.rows.device)
             return self._clean.images, self._clean.transposed, self._clean.onehot, poison
         rows, poison = batch.rows[:split], batch.rows[split:] - clean
-        images = self._clean.images[rows]
-        return images, images.T.contiguous(), self._clean.onehot[:, rows], poison
+        images = self._clean.images.index_select(0, rows)
+        return images, images.T.contiguous(), self._clean.onehot.index_select(1, rows), poison
 
     def _poisoned(self, x: Tensor, poison: Tensor) -> Tensor:
         """u = X_i + x_i for each trial, shape (N, B, p)."""
-        return x.view(len(x), -1, self.pixels)[:, poison] + self._poison.images[poison]
+        moved = x.view(len(x), -1, self.pixels).index_select(1, poison)
+        return moved.add_(self._poison.images.index_select(0, poison))
 
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
         w = y.view(len(y), self.classes, self.pixels)
         images, transposed, onehot, poison = self._rows(batch)
         u = self._poisoned(x, poison)
-        r = torch.softmax(_wide(w, transposed), 1) - onehot
-        s = torch.softmax(w @ u.mT, 1) - self._poison.onehot[:, poison]
-        total = torch.baddbmm(_wide(r, images), s, u)
-        return torch.add(total.flatten(1).div_(len(batch.rows)), y, alpha=2 * self._rho)
+        r = torch.softmax(_wide(w, transposed), 1).sub_(onehot)
+        s = torch.softmax(torch.bmm(w, u.mT), 1).sub_(self._poison.onehot.index_select(1, poison))
+        total = _wide(r, images).baddbmm_(s, u).flatten(1)
+        return total.div_(len(batch.rows)).add_(y, alpha=2 * self._rho)
 
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         both = torch.stack([y, v], 1).view(len(y), 2 * self.classes, self.pixels)
         images, transposed, _, poison = self._rows(batch)
         u = self._poisoned(x, poison)
         clean = _wide(both, transposed)
-        own = both @ u.mT
+        own = torch.bmm(both, u.mT)
         c = self.classes
         r = _covariance(torch.softmax(clean[:, :c], 1), clean[:, c:])
         s = _covariance(torch.softmax(own[:, :c], 1), own[:, c:])
-        total = torch.baddbmm(_wide(r, images), s, u)
-        return torch.add(total.flatten(1).div_(len(batch.rows)), v, alpha=2 * self._rho)
+        total = _wide(r, images).baddbmm_(s, u).flatten(1)
+        return total.div_(len(batch.rows)).add_(v, alpha=2 * self._rho)
 
     def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         """Only the poisoned rows of the batch get a gradient, each once, times its share of the draws."""
