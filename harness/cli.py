@@ -114,7 +114,7 @@ def trial(
 @app.command()
 def replay(
     folder: Folder,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="SOLVER/NUMBER, e.g. bsgm/17")],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="SOLVER/NUMBER, as reports name it")],
     tolerance: Annotated[
         float, typer.Option(help="relative difference of metrics that counts as equal")
     ] = 1e-3,

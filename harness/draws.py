@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,8 +63,9 @@ class _Placed(BaseSampler):
     ) -> Any:
         return self.value(trial.number, param_name, param_distribution)
 
+    @abstractmethod
     def value(self, number: int, name: str, distribution: BaseDistribution) -> Any:
-        raise NotImplementedError
+        """The value of parameter `name` in trial `number`."""
 
 
 class RandomDraws(_Placed):
