@@ -47,11 +47,11 @@ class Oracle:
 
     @property
     def x0(self) -> Tensor:
-        return self._start[0].expand(self.trials, -1)
+        return self._start[0].repeat(self.trials, 1)  # not expanded: a gather would copy it whole every time
 
     @property
     def y0(self) -> Tensor:
-        return self._start[1].expand(self.trials, -1)
+        return self._start[1].repeat(self.trials, 1)
 
     @property
     def upper_samples(self) -> int:

@@ -92,31 +92,36 @@ def _read(
 
 @dataclasses.dataclass
 class Examples:
-    """Images (n, p), their contiguous transpose, labels (n,) and one-hot labels (c, n).
-
-    Products take the transpose as stored: with a lone trial's ten rows a transposed view would take
-    another BLAS path, and a trial alone would differ from the same trial in a pack in the last bit."""
+    """Images (n, p), labels (n,) and one-hot labels (c, n)."""
 
     images: Tensor
     labels: Tensor
     onehot: Tensor
-    transposed: Tensor
 
     @classmethod
     def make(cls, images: Array, labels: Array, device: torch.device, dtype: torch.dtype) -> "Examples":
-        rows = torch.as_tensor(images).to(device, dtype)
         numbers = torch.as_tensor(labels.astype(np.int64)).to(device)
         onehot = torch.nn.functional.one_hot(numbers, 10).T.contiguous().to(dtype)
-        return cls(rows, numbers, onehot, rows.T.contiguous())
+        return cls(torch.as_tensor(images).to(device, dtype), numbers, onehot)
 
-    def logits(self, weights: Tensor) -> Tensor:
-        """W X for N trials: weights (N, c, p) to (N, c, n)."""
-        return _wide(weights, self.transposed)
+    def part(self, rows: slice | Tensor) -> "Examples":
+        return Examples(self.images[rows], self.labels[rows], self.onehot[:, rows])
 
 
-def _wide(left: Tensor, right: Tensor) -> Tensor:
-    """One product that serves all trials: (N, c, a) x (a, b) to (N, c, b)."""
-    return (left.flatten(0, 1) @ right).view(*left.shape[:2], -1)
+def _logits(w: Tensor, images: Tensor) -> Tensor:
+    """W u for N trials, w (N, c, p): one wide product on shared images (b, p), else on their own (N, b, p).
+    The classes come before the examples, so that softmax runs over an axis that vectorises."""
+    if images.dim() == 3:
+        return torch.bmm(w, images.mT)
+    return (w.flatten(0, 1) @ images.T).view(*w.shape[:2], -1)
+
+
+def _add_product(total: Tensor, r: Tensor, images: Tensor) -> None:
+    """total (N, c, p) += r u, r (N, c, b), images as for `_logits`."""
+    if images.dim() == 3:
+        total.baddbmm_(r, images)
+    else:
+        total.view(-1, total.shape[2]).addmm_(r.flatten(0, 1), images)
 
 
 def _covariance(pi: Tensor, s: Tensor) -> Tensor:
@@ -166,8 +171,10 @@ class DataPoisoning(Problem):
         clean, poison, clean_labels, poison_labels = train_test_split(
             images, labels, test_size=0.2, stratify=labels, random_state=split
         )
-        self._clean = Examples.make(clean, clean_labels, device, dtype)
-        self._poison = Examples.make(poison, poison_labels, device, dtype)
+        train, train_labels = np.concatenate([clean, poison]), np.concatenate([clean_labels, poison_labels])
+        self._train = Examples.make(train, train_labels, device, dtype)
+        self._clean = self._train.part(slice(len(clean)))
+        self._poison = self._train.part(slice(len(clean), None))
         self._val = Examples.make(val, val_labels, device, dtype)
         self._test = Examples.make(test, test_labels, device, dtype)
         self.pixels, self.classes = int(images.shape[1]), 10
@@ -178,9 +185,9 @@ class DataPoisoning(Problem):
         self._unattacked: dict[str, float] | None = None
 
     def memory(self, pack: int) -> int:
-        """Images and their transposes, three times over while they are read and split; per trial nine
+        """Images, three times over while they are read and split; per trial nine
         arrays as large as x at the peak (states, direction, poisoned rows of the retraining)."""
-        images = 8 * self.pixels * (self.lower_examples + self.upper_examples)
+        images = 4 * self.pixels * (self.lower_examples + self.upper_examples)
         return 3 * images + 4 * 9 * self.dim_x * pack
 
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
@@ -191,12 +198,10 @@ class DataPoisoning(Problem):
 
     def lower_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         clean = len(self._clean.images)
-        base = torch.cat([self._clean.images, self._poison.images])[rows]
         moved = x.view(-1, self.pixels)[(rows - clean).clamp(min=0)]
-        images = base + torch.where((rows >= clean).unsqueeze(1), moved, 0)
-        labels = torch.cat([self._clean.labels, self._poison.labels])[rows]
+        images = self._train.images[rows] + torch.where((rows >= clean).unsqueeze(1), moved, 0)
         logits = images @ y.view(self.classes, self.pixels).T
-        return cross_entropy(logits, labels, reduction="none") + self._rho * (y * y).sum()
+        return cross_entropy(logits, self._train.labels[rows], reduction="none") + self._rho * (y * y).sum()
 
     def upper_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         logits = self._val.images[rows] @ y.view(self.classes, self.pixels).T
@@ -204,42 +209,36 @@ class DataPoisoning(Problem):
 
     # --- closed forms for N trials
 
-    def _rows(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Clean images of the batch, their one-hot labels (c, B), and the poisoned rows' numbers."""
-        clean = len(self._clean.images)
-        split = int(torch.searchsorted(batch.rows, clean))
+    def _parts(self, x: Tensor, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """The images of the batch and their one-hot labels (c, b): the clean ones (b, p), which one wide
+        product serves for all trials, and the poisoned ones, each trial's own (N, b, p)."""
+        moved = x.view(len(x), -1, self.pixels)
         if batch.full:
-            poison = torch.arange(len(self._poison.images), device=batch.rows.device)
-            return self._clean.images, self._clean.transposed, self._clean.onehot, poison
-        rows, poison = batch.rows[:split], batch.rows[split:] - clean
-        images = self._clean.images.index_select(0, rows)
-        return images, images.T.contiguous(), self._clean.onehot.index_select(1, rows), poison
-
-    def _poisoned(self, x: Tensor, poison: Tensor) -> Tensor:
-        """u = X_i + x_i for each trial, shape (N, B, p)."""
-        moved = x.view(len(x), -1, self.pixels).index_select(1, poison)
-        return moved.add_(self._poison.images.index_select(0, poison))
+            clean, poison = self._clean, self._poison
+            return [(clean.images, clean.onehot), (moved + poison.images, poison.onehot)]
+        split = int(torch.searchsorted(batch.rows, len(self._clean.images)))
+        moved = moved.index_select(1, batch.rows[split:] - len(self._clean.images))
+        images = self._train.images.index_select(0, batch.rows)
+        onehot = self._train.onehot.index_select(1, batch.rows)
+        return [(images[:split], onehot[:, :split]), (moved.add_(images[split:]), onehot[:, split:])]
 
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
         w = y.view(len(y), self.classes, self.pixels)
-        images, transposed, onehot, poison = self._rows(batch)
-        u = self._poisoned(x, poison)
-        r = torch.softmax(_wide(w, transposed), 1).sub_(onehot)
-        s = torch.softmax(torch.bmm(w, u.mT), 1).sub_(self._poison.onehot.index_select(1, poison))
-        total = _wide(r, images).baddbmm_(s, u).flatten(1)
-        return total.div_(len(batch.rows)).add_(y, alpha=2 * self._rho)
+        total = torch.zeros_like(w)
+        for images, onehot in self._parts(x, batch):
+            r = torch.softmax(_logits(w, images), 1).sub_(onehot)
+            _add_product(total, r, images)
+        return total.flatten(1).div_(len(batch.rows)).add_(y, alpha=2 * self._rho)
 
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-        both = torch.stack([y, v], 1).view(len(y), 2 * self.classes, self.pixels)
-        images, transposed, _, poison = self._rows(batch)
-        u = self._poisoned(x, poison)
-        clean = _wide(both, transposed)
-        own = torch.bmm(both, u.mT)
         c = self.classes
-        r = _covariance(torch.softmax(clean[:, :c], 1), clean[:, c:])
-        s = _covariance(torch.softmax(own[:, :c], 1), own[:, c:])
-        total = _wide(r, images).baddbmm_(s, u).flatten(1)
-        return total.div_(len(batch.rows)).add_(v, alpha=2 * self._rho)
+        both = torch.stack([y, v], 1).view(len(y), 2 * c, self.pixels)
+        total = torch.zeros_like(both[:, c:])
+        for images, _ in self._parts(x, batch):
+            logits = _logits(both, images)
+            r = _covariance(torch.softmax(logits[:, :c], 1), logits[:, c:])
+            _add_product(total, r, images)
+        return total.flatten(1).div_(len(batch.rows)).add_(v, alpha=2 * self._rho)
 
     def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         """Only the poisoned rows of the batch get a gradient, each once, times its share of the draws."""
@@ -263,12 +262,11 @@ class DataPoisoning(Problem):
     def upper_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """d_x f = 0, returned as (1, 1) so that nobody adds millions of zeros."""
         w = y.view(len(y), self.classes, self.pixels)
-        images, transposed, onehot = self._val.images, self._val.transposed, self._val.onehot
-        if not batch.full:
-            images, onehot = images[batch.rows], onehot[:, batch.rows]
-            transposed = images.T.contiguous()
-        r = torch.softmax(_wide(w, transposed), 1) - onehot
-        return y.new_zeros(1, 1), _wide(r, images).flatten(1).div_(-len(batch.rows))
+        val = self._val if batch.full else self._val.part(batch.rows)
+        r = torch.softmax(_logits(w, val.images), 1).sub_(val.onehot)
+        total = torch.zeros_like(w)
+        _add_product(total, r, val.images)
+        return y.new_zeros(1, 1), total.flatten(1).div_(-len(batch.rows))
 
     def project(self, x: Tensor) -> Tensor:
         """The ball, then (`box`) the clamp: feasible for both, and as the published code has it."""
@@ -314,7 +312,7 @@ class DataPoisoning(Problem):
 
     def _scores(self, examples: Examples, weights: Tensor) -> dict[str, Tensor]:
         """Accuracy in percent and mean loss of N classifiers."""
-        logits = examples.logits(weights)
+        logits = _logits(weights, examples.images)
         right = (logits.argmax(1) == examples.labels).double().mean(1) * 100
         losses = torch.logsumexp(logits, 1) - (logits * examples.onehot).sum(1)
         return {"accuracy": right, "loss": losses.mean(1)}
@@ -340,29 +338,21 @@ class DataPoisoning(Problem):
 
         The clean rows are common, so each block of them is one wide product for all trials; blocks are
         small enough that a block's logits and images stay in cache between the two products."""
-        clean, c = self._clean, self.classes
-        blocks = [
-            (
-                clean.images[i : i + BLOCK],
-                clean.transposed[:, i : i + BLOCK].contiguous(),
-                clean.onehot[:, i : i + BLOCK],
-            )
-            for i in range(0, len(clean.images), BLOCK)
-        ]
-        poisoned = [
-            list(zip(torch.split(row + self._poison.images, OWN_BLOCK), labels, strict=True))
-            for labels in [torch.split(self._poison.onehot, OWN_BLOCK, dim=1)]
+        blocks = [self._clean.part(slice(i, i + BLOCK)) for i in range(0, len(self._clean.images), BLOCK)]
+        own = [
+            list(zip(torch.split(row + self._poison.images, OWN_BLOCK), onehots, strict=True))
+            for onehots in [torch.split(self._poison.onehot, OWN_BLOCK, dim=1)]
             for row in x.view(len(x), -1, self.pixels)
         ]
-        w = x.new_zeros(len(x), c, self.pixels)
+        w = x.new_zeros(len(x), self.classes, self.pixels)
         velocity = torch.zeros_like(w)
         for _ in range(RETRAINING_STEPS):
             total = torch.zeros_like(w)
-            for images, transposed, onehot in blocks:
-                r = torch.softmax(_wide(w, transposed), 1).sub_(onehot)
-                total.view(-1, self.pixels).addmm_(r.flatten(0, 1), images)
-            for own, weights, sums in zip(poisoned, w, total, strict=True):
-                for images, onehot in own:
+            for block in blocks:
+                r = torch.softmax(_logits(w, block.images), 1).sub_(block.onehot)
+                _add_product(total, r, block.images)
+            for parts, weights, sums in zip(own, w, total, strict=True):
+                for images, onehot in parts:
                     sums.addmm_(torch.softmax(weights @ images.T, 0).sub_(onehot), images)
             gradient = total.div_(self.lower_examples).add_(w, alpha=2 * self._rho)
             velocity.mul_(self.final_momentum).add_(gradient)
