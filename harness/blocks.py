@@ -3,11 +3,38 @@
 Signs: the system is H z + d_y f = 0 and the hypergradient d_x f + C z (so z = -v in Grazzi et al. 2023).
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
+from harness.budget import Cost
 from harness.oracle import Oracle
+from harness.params import count, real, shared
 from harness.problem import Batch
+from harness.solver import S, Solver
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NestedLoops(Solver[S]):
+    """Parameters and cost of a method with t lower steps, k system steps and J cross batches per upper
+    iteration: (t + k + J) * batch_size + n_upper samples."""
+
+    lower_steps: Tensor = count("lower steps per upper iteration", symbol="t")
+    system_steps: Tensor = count("system steps per upper iteration", symbol="k")
+    cross_batches: Tensor = count("batches of the cross product", symbol="J")
+    upper_step_size: Tensor = real("step size of x", symbol="alpha")
+    lower_step_size: Tensor = real("step size of y", symbol="eta_LL")
+    system_step_size: Tensor = real("step size of z", symbol="eta_LS")
+    batch_size: int = shared("examples per lower, system and cross batch", symbol="B", default=90)
+
+    def cost(self, oracle: Oracle) -> Cost:
+        return Cost(
+            lower_gradient=oracle.lower_samples(self.lower_steps, self.batch_size),
+            upper_gradient=oracle.upper_samples(),
+            hessian_vector=oracle.lower_samples(self.system_steps, self.batch_size),
+            cross=oracle.lower_samples(self.cross_batches, self.batch_size),
+        )
 
 
 def lower_sgd(

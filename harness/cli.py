@@ -45,7 +45,7 @@ SystemFailure = Annotated[
 Timeout = Annotated[
     float, typer.Option(help="seconds per trial after which it is recorded as failed; 0: none")
 ]
-Curves = Annotated[bool, typer.Option("--curves/--no-curves", help="cheap metrics along each trial")]
+Curves = Annotated[int, typer.Option(help="points along each trial with cheap metrics; 0: none")]
 
 
 @app.command()
@@ -74,7 +74,7 @@ def run(
     divergence: Divergence = "x0",
     system_failure: SystemFailure = "start",
     trial_timeout: Timeout = 0.0,
-    curves: Curves = True,
+    curves: Curves = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
 ) -> None:
     """Run a study, or resume it: one problem, some solvers, the same budget for every trial."""
@@ -102,7 +102,7 @@ def trial(
     divergence: Divergence = "x0",
     system_failure: SystemFailure = "start",
     trial_timeout: Timeout = 0.0,
-    curves: Curves = False,
+    curves: Curves = 0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Run one configuration; ties and fixed values of the search space are filled in."""

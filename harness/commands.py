@@ -32,7 +32,7 @@ from harness.solver import Solver
 from harness.space import Space, SpaceFile, complete, find_space
 from harness.spec import SolverSpec, StudySpec, read_spec
 from harness.study import Study, Tally, locked
-from harness.worker import DTYPE, Context, Pack, Worker, check_device, set_up
+from harness.worker import Context, Pack, Worker, check_device, set_up
 
 DIVERGENCE = ("x0", "last", "worst")
 SYSTEM_FAILURE = ("start", "diverge")
@@ -82,7 +82,7 @@ def one_of(name: str, value: str, valid: Sequence[str]) -> str:
     return value
 
 
-def seed(name: str, value: int) -> int:
+def not_negative(name: str, value: int) -> int:
     if value < 0:
         raise HarnessError(f"{name} must be 0 or above, but got {value}")
     return value
@@ -90,8 +90,8 @@ def seed(name: str, value: int) -> int:
 
 def make_context(given: Mapping[str, Any], plugins: Plugins) -> Context:
     """The options that `run` and `trial` have in common, checked."""
-    main_seed = seed("--seed", given["seed"])
-    data_seed = main_seed if given["data_seed"] is None else seed("--data-seed", given["data_seed"])
+    main_seed = not_negative("--seed", given["seed"])
+    data_seed = main_seed if given["data_seed"] is None else not_negative("--data-seed", given["data_seed"])
     if not (given["trial_timeout"] >= 0 and math.isfinite(given["trial_timeout"])):
         raise HarnessError(f"--trial-timeout must be 0 or above, but got {given['trial_timeout']}")
     options = check_values(plugins.problem(given["problem"]), pairs(given["options"], "--set"), "--set")
@@ -108,7 +108,7 @@ def make_context(given: Mapping[str, Any], plugins: Plugins) -> Context:
             "seed": main_seed,
             "divergence": one_of("--divergence", given["divergence"], DIVERGENCE),
             "system_failure": one_of("--system-failure", given["system_failure"], SYSTEM_FAILURE),
-            "curves": given["curves"],
+            "curves": not_negative("--curves", given["curves"]),
         },
         trial_timeout=given["trial_timeout"],
     )
@@ -197,7 +197,7 @@ def make_spec(
         data_seed=context.data_seed,
         search_seed=main_seed
         if given["search_seed"] is None
-        else seed("--search-seed", given["search_seed"]),
+        else not_negative("--search-seed", given["search_seed"]),
         sampler=one_of("--sampler", given["sampler"], SAMPLERS),
         metrics={name: {"label": m.label, "short": m.short} for name, m in problem.metric_names.items()},
         objective=problem.objective,
@@ -264,8 +264,9 @@ def _pilot(
     configs = [space.resolve(drawing.ask(space.distributions()).params) for _ in range(few)]
     costs = np.array([first_cost(problem, plugin, [config])[0] for config in configs])
     budget = max(float(costs.min()), spec.budget / 50)
-    rules = Rules(budget, dict.fromkeys(KINDS, 1.0), spec.seed, curves=False)
-    (result,) = run_pack(problem, plugin, [configs[costs.argmin()]], rules, torch.device(device), DTYPE)
+    rules = Rules(budget, dict.fromkeys(KINDS, 1.0), spec.seed, curves=0)
+    cheapest = [configs[costs.argmin()]]
+    (result,) = run_pack(problem, plugin, cheapest, rules, torch.device(device), problem.dtype)
     return result.seconds / max(result.ledger["total"], 1.0), result.evaluation_seconds
 
 

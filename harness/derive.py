@@ -1,4 +1,9 @@
-"""Batched derivatives from the losses of one trial, by torch.func (grad, jvp, vmap)."""
+"""Batched derivatives from the losses (or the map) of one trial, by torch.func (grad, vjp, vmap).
+
+Both kinds of lower level are a residual R(x, y) that vanishes at y*(x): R = d_y g, or R = y - Phi(x, y).
+The system is (d_y R)^T z + d_y f = 0 and the hypergradient d_x f + (d_x R)^T z, so all three lower
+derivatives follow from R.
+"""
 
 from __future__ import annotations
 
@@ -7,52 +12,67 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vjp, vmap
 
 if TYPE_CHECKING:
     from harness.problem import Batch, Problem
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Residual = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _mean(loss: Loss, batch: Batch, like: Tensor) -> tuple[Loss, Tensor]:
-    """The (weighted) mean of a loss over the batch as a function of (x, y, w), and the weights w."""
-    weights = batch.weights(like)
+def _weights(batch: Batch, like: Tensor, summed: bool) -> Tensor:
+    """Weights of the examples, shape (N, B): their share of the draws, or 1 each where they are summed."""
+    weights = None if summed else batch.weights(like)
     if weights is None:
         size = len(batch.rows)
-        weights = torch.full((len(like), size), 1 / size, dtype=like.dtype, device=like.device)
-    return lambda x, y, w: (w * loss(x, y, batch.rows)).sum(), weights
+        each = 1.0 if summed else 1 / size
+        weights = torch.full((len(like), size), each, dtype=like.dtype, device=like.device)
+    return weights
+
+
+def _residual(problem: Problem, batch: Batch) -> Residual:
+    """R(x, y, w) of one trial, shape of y."""
+
+    def loss(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        return (w * problem.lower_loss(x, y, batch.rows)).sum()
+
+    def gap(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        image = problem.lower_map(x, y, batch.rows)
+        return y - (image.flatten() if problem.by_example else w @ image)
+
+    return gap if problem.fixed_point else grad(loss, argnums=1)
 
 
 def lower_gradient(problem: Problem, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
-    mean, weights = _mean(problem.lower_loss, batch, y)
-    found: Tensor = vmap(grad(mean, argnums=1))(x, y, weights)
+    found: Tensor = vmap(_residual(problem, batch))(x, y, _weights(batch, y, problem.by_example))
     return found
 
 
 def hessian_vector(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-    mean, weights = _mean(problem.lower_loss, batch, y)
+    residual = _residual(problem, batch)
 
     def along(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
-        product: Tensor = jvp(lambda y: grad(mean, argnums=1)(x, y, w), (y,), (v,))[1]
+        product: Tensor = vjp(lambda y: residual(x, y, w), y)[1](v)[0]
         return product
 
-    found: Tensor = vmap(along)(x, y, v, weights)
+    found: Tensor = vmap(along)(x, y, v, _weights(batch, y, problem.by_example))
     return found
 
 
 def cross(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-    mean, weights = _mean(problem.lower_loss, batch, y)
+    residual = _residual(problem, batch)
 
     def along(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
-        product: Tensor = grad(lambda x: (grad(mean, argnums=1)(x, y, w) * v).sum())(x)
+        product: Tensor = vjp(lambda x: residual(x, y, w), x)[1](v)[0]
         return product
 
-    found: Tensor = vmap(along)(x, y, v, weights)
+    found: Tensor = vmap(along)(x, y, v, _weights(batch, y, problem.by_example))
     return found
 
 
 def upper_gradient(problem: Problem, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    mean, weights = _mean(problem.upper_loss, batch, y)
-    by_x, by_y = vmap(grad(mean, argnums=(0, 1)))(x, y, weights)
+    def mean(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        return (w * problem.upper_loss(x, y, batch.rows)).sum()
+
+    by_x, by_y = vmap(grad(mean, argnums=(0, 1)))(x, y, _weights(batch, y, summed=False))
     return by_x, by_y

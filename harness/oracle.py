@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from harness.budget import Accountant
 from harness.problem import Batch, Problem
-from harness.streams import Streams, samples
+from harness.streams import Streams, generator, samples
 
-Body = Callable[..., Tensor]
+Value = TypeVar("Value", Tensor, tuple[Tensor, ...])
+Body = Callable[..., Value]
 
 
 class Oracle:
@@ -21,23 +23,30 @@ class Oracle:
     Every derivative is charged, by kind and by the examples of its batch, before it is computed. A solver
     sees nothing else of the problem.
 
-    Attributes: iteration: the current upper iteration s = 0, 1, ...  x0 (N, dim_x), y0 (N, dim_y): the
-    fixed start. trials: how many still run (N). upper_samples: examples of the upper level.
+    Args: batch_size: examples of every batch where the problem is `by_example`; None: all.
+    Attributes: iteration: the current upper iteration s = 0, 1, ...
     """
 
     def __init__(
-        self, problem: Problem, streams: Streams, accountant: Accountant, start: tuple[Tensor, Tensor]
+        self,
+        problem: Problem,
+        streams: Streams,
+        accountant: Accountant,
+        start: tuple[Tensor, Tensor],
+        batch_size: int | None = None,
     ):
         self._problem = problem
         self._streams = streams
         self._accountant = accountant
         self._live = np.arange(len(accountant.ledger))
         self._start = start
+        self._batch_size = batch_size
         self.iteration = 0
         self.system_failed = torch.zeros(len(self._live), dtype=torch.bool)
 
     @property
     def trials(self) -> int:
+        """How many still run: N."""
         return len(self._live)
 
     @property
@@ -47,15 +56,19 @@ class Oracle:
 
     @property
     def x0(self) -> Tensor:
+        """The fixed start of x, shape (N, dim_x)."""
         return self._start[0].repeat(self.trials, 1)  # not expanded: a gather would copy it whole every time
 
     @property
     def y0(self) -> Tensor:
-        return self._start[1].repeat(self.trials, 1)
+        """The fixed start of y, shape (N, dim_y); by example, of every example of the mini-batch."""
+        copies = len(self.mini_batch) if self._problem.by_example else 1
+        return self._start[1].repeat(self.trials, copies)
 
     @property
-    def upper_samples(self) -> int:
-        return self._problem.upper_examples
+    def mini_batch(self) -> Tensor:
+        """The upper examples that this upper iteration is about, by example: all its batches are these."""
+        return self._streams.rows(self.iteration, "upper", 0, self._batch_size)
 
     def begin(self, iteration: int, keep: slice | Tensor) -> None:
         """Called by the engine: the next upper iteration, of the trials that go on."""
@@ -63,68 +76,95 @@ class Oracle:
         self.iteration = iteration
         self.system_failed = torch.zeros(self.trials, dtype=torch.bool)
 
-    def lower_samples(self, steps: Tensor | int, batch_size: int | None = None) -> Tensor:
-        """Samples of one derivative on each of the first `steps` mini-batches (None: full batches)."""
-        examples = self._problem.lower_examples
-        size = examples if batch_size is None else min(batch_size, examples)
-        return samples(torch.as_tensor(steps), size, examples)
+    def uniform(self, name: str) -> float:
+        """A number in [0, 1) that depends on the seed, the upper iteration and `name` alone: the same for
+        all trials, and for `cost` and `step`."""
+        return float(generator(self._streams.seed, self.iteration, name).random())
 
-    # --- mini-batches and the ragged loop
+    # --- mini-batches and what they cost
+
+    def lower_samples(self, steps: Tensor | int, batch_size: int | None = None) -> Tensor:
+        """Samples of one lower derivative on each of the first `steps` mini-batches (None: full batches)."""
+        counts = torch.as_tensor(steps)
+        if self._problem.by_example:
+            return counts * len(self.mini_batch)
+        examples = self._problem.lower_examples
+        return samples(counts, examples if batch_size is None else min(batch_size, examples), examples)
+
+    def upper_samples(self, batch_size: int | None = None) -> int:
+        """Samples of the upper gradient on this upper iteration's batch (None: all upper examples)."""
+        return len(self.batch("upper", batch_size).rows)
 
     def batch(
         self, phase: str, batch_size: int | None = None, step: int = 0, trials: slice | Tensor = slice(None)
     ) -> Batch:
         """The mini-batch at (phase, step) of this upper iteration; batch_size None: the full set."""
-        rows = self._streams.rows(self.iteration, phase, step, batch_size)
+        if self._problem.by_example:
+            rows = self.mini_batch
+        else:
+            rows = self._streams.rows(self.iteration, phase, step, batch_size)
         return Batch(rows, trials, step, full=len(rows) == self._streams.examples(phase))
+
+    def batches(self, phase: str, number: Tensor | int, batch_size: int | None = None) -> Batch:
+        """The first number[n] mini-batches of trial n as one: a row drawn several times is computed once,
+        with its count, and charged in full."""
+        steps = torch.as_tensor(number).expand(self.trials).tolist()
+        first = self.batch(phase, batch_size)
+        if set(steps) == {1}:
+            return first
+        if first.full or self._problem.by_example:
+            counts = torch.tensor(steps, device=first.rows.device).unsqueeze(1).expand(-1, len(first.rows))
+            return Batch(first.rows, first.trials, counts=counts, full=first.full)
+        counts = self._streams.counts(self.iteration, phase, steps, batch_size)
+        rows = counts.any(0).nonzero().squeeze(1)
+        return Batch(rows, slice(None), counts=counts[:, rows], full=len(rows) == counts.shape[1])
+
+    # --- the ragged loop
 
     def loop(
         self,
         phase: str,
         steps: Tensor,
-        body: Body,
-        value: Tensor,
+        body: Body[Value],
+        value: Value,
         *operands: Tensor,
         batch_size: int | None = None,
-    ) -> Tensor:
-        """value <- body(batch, value, *operands), steps[n] times for trial n, a fresh batch each time.
+        fixed: bool = False,
+    ) -> Value:
+        """value <- body(batch, value, *operands), steps[n] times for trial n, a fresh batch each time, or
+        (`fixed`) always the first.
 
-        The body sees the rows of the trials still in the loop and nothing of the others: with the trials
-        in order of falling counts these are leading slices, so nothing is copied when one drops out.
+        value: a tensor or a tuple of tensors. The body sees the rows of the trials still in the loop,
+        which batch.trials names, and nothing of the others: with the trials in order of falling counts
+        these are leading slices, so nothing is copied when one drops out.
         """
         counts = steps.tolist()
+        values: tuple[Tensor, ...] = value if isinstance(value, tuple) else (value,)
         order = sorted(range(len(counts)), key=lambda n: -counts[n])
-        if order == list(range(len(counts))):
-            return self._sorted_loop(phase, counts, body, value, operands, batch_size, None)
-        index = torch.tensor(order)
-        onto = index.to(value.device)
-        picked = [operand[onto] for operand in operands]
-        sorted_counts = [counts[n] for n in order]
-        result = self._sorted_loop(phase, sorted_counts, body, value[onto], picked, batch_size, index)
-        return result[torch.argsort(onto)]
-
-    def _sorted_loop(
-        self,
-        phase: str,
-        counts: list[int],
-        body: Body,
-        value: Tensor,
-        operands: tuple[Tensor, ...] | list[Tensor],
-        batch_size: int | None,
-        index: Tensor | None,
-    ) -> Tensor:
-        finished: list[Tensor] = []
+        index = None if order == list(range(len(counts))) else torch.tensor(order)
+        if index is not None:
+            onto = index.to(values[0].device)
+            counts = [counts[n] for n in order]
+            values, operands = _rows(values, onto), _rows(operands, onto)
+        finished: list[tuple[Tensor, ...]] = []
         live = len(counts)
-        view = list(operands)
         trials: slice | Tensor = slice(0, live) if index is None else index
         for step in range(counts[0]):
             if counts[live - 1] <= step:
                 now = next(n for n in range(live) if counts[n] <= step)
-                finished.append(value[now:live])
-                value, view, live = value[:now], [operand[:now] for operand in operands], now
+                finished.append(_rows(values, slice(now, live)))
+                values, operands, live = _rows(values, slice(now)), _rows(operands, slice(now)), now
                 trials = slice(0, live) if index is None else index[:live]
-            value = body(self.batch(phase, batch_size, step, trials), value, *view)
-        return torch.cat([value, *reversed(finished)]) if finished else value
+            batch = self.batch(phase, batch_size, 0 if fixed else step, trials)
+            if isinstance(value, tuple):
+                values = body(batch, values, *operands)
+            else:
+                values = (body(batch, values[0], *operands),)
+        if finished:
+            values = tuple(torch.cat(parts) for parts in zip(values, *reversed(finished), strict=True))
+        if index is not None:
+            values = _rows(values, torch.argsort(onto))
+        return values if isinstance(value, tuple) else values[0]
 
     # --- derivatives
 
@@ -134,40 +174,25 @@ class Oracle:
         self._accountant.charge(kind, self._live[trials], drawn)
 
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
-        """d_y g(x, y; batch), shape (N, dim_y)."""
+        """d_y g(x, y; batch), shape of y."""
         self._charge("lower_gradient", batch)
         return self._problem.lower_gradient(x, y, batch)
 
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-        """(d2_yy g(x, y; batch)) v, shape (N, dim_y)."""
+        """(d2_yy g(x, y; batch)) v, shape of y."""
         self._charge("hessian_vector", batch)
         return self._problem.hessian_vector(x, y, v, batch)
+
+    def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
+        """(d2_xy g(x, y; batch)) v, shape (N, dim_x)."""
+        self._charge("cross", batch)
+        return self._problem.cross(x, y, v, batch)
 
     def upper_gradient(self, x: Tensor, y: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
         """(d_x f, d_y f) at (x, y; batch), charged once; no batch: all upper examples."""
         batch = self.batch("upper") if batch is None else batch
         self._charge("upper_gradient", batch)
         return self._problem.upper_gradient(x, y, batch)
-
-    def cross(
-        self, x: Tensor, y: Tensor, v: Tensor, batches: Tensor | int, batch_size: int | None = None
-    ) -> Tensor:
-        """(d2_xy g(x, y)) v averaged over the draws of the first `batches` mini-batches, (N, dim_x).
-
-        An example drawn several times is computed once, with its count, and charged in full."""
-        steps = torch.as_tensor(batches).expand(self.trials).tolist()
-        examples = self._problem.lower_examples
-        if batch_size is None or batch_size >= examples or set(steps) == {1}:
-            batch = self.batch("cross", batch_size)
-            if set(steps) != {1}:
-                counts = torch.tensor(steps, device=x.device).unsqueeze(1).expand(-1, examples)
-                batch = Batch(batch.rows, batch.trials, counts=counts, full=True)
-        else:
-            counts = self._streams.counts(self.iteration, "cross", steps, batch_size)
-            rows = counts.any(0).nonzero().squeeze(1)
-            batch = Batch(rows, slice(None), counts=counts[:, rows], full=len(rows) == examples)
-        self._charge("cross", batch)
-        return self._problem.cross(x, y, v, batch)
 
     # --- free of charge
 
@@ -184,3 +209,7 @@ class Oracle:
             failed = ~torch.isfinite(z).all(1)
         self.system_failed |= failed.cpu()
         return torch.where(failed.unsqueeze(1), start, z)
+
+
+def _rows(values: tuple[Tensor, ...], rows: slice | Tensor) -> tuple[Tensor, ...]:
+    return tuple(value[rows] for value in values)

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from harness.budget import KINDS, Accountant
+from harness.memory import Memory
 from harness.oracle import Oracle
 from harness.problem import Problem
 from harness.solver import Solver, State
 from harness.streams import Streams
-
-CURVE_POINTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,8 @@ class Rules:
     budget: priced samples per trial. prices: by kind. seed: mini-batches and initial point.
     divergence: where a diverged trial is scored: "x0", at its "last" finite iterate, or "worst" (ranked
     last). system_failure: a system solve that is not finite gives its "start" vector, as the published
-    code has it, or makes the trial "diverge". curves: record cheap metrics along the trial.
+    code has it, or makes the trial "diverge". curves: at how many points of the budget, spread evenly on a
+    log scale from the first upper iteration to the last, cheap metrics are recorded; 0: none.
     """
 
     budget: float
@@ -36,7 +36,7 @@ class Rules:
     seed: int
     divergence: str = "x0"
     system_failure: str = "start"
-    curves: bool = True
+    curves: int = 20
 
 
 @dataclasses.dataclass
@@ -79,22 +79,29 @@ class _Run:
         start = tuple(v.to(device, dtype) for v in problem.initial(rules.seed))
         streams = Streams(rules.seed, problem.lower_examples, problem.upper_examples, device)
         self.accountant = Accountant(len(configs), rules.budget, rules.prices)
-        self.oracle = Oracle(problem, streams, self.accountant, (start[0], start[1]))
         self.solver = solver.pack(configs, device, dtype)
+        batch_size = getattr(self.solver, "batch_size", None)
+        self.oracle = Oracle(problem, streams, self.accountant, (start[0], start[1]), batch_size)
         self.results = [Result(config=dict(config), pack=len(configs)) for config in configs]
         self.outputs: list[Tensor | None] = [None] * len(configs)
         self.x0 = start[0]
-        self.grid = rules.budget * np.logspace(-3, 0, CURVE_POINTS)
+        self.memory: Memory | None = None
+        self.grid = np.empty((len(configs), 0))
         self.passed = np.zeros(len(configs), dtype=np.int64)
 
     def search(self) -> None:
         """Upper iterations, until no trial can afford its next one."""
         oracle, solver = self.oracle, self.solver
         state = solver.init(oracle)
+        if self.problem.by_example:
+            sizes = (self.problem.upper_examples, self.problem.dim_y)
+            self.memory = Memory(state, solver.warm_starts, *sizes)
         self._measure(state, np.ones(oracle.trials, dtype=bool))
         iteration = 0
         while True:
             declared = solver.cost(oracle).table(oracle.trials)
+            if iteration == 0:
+                self.grid = self._curve_grid(declared @ self.accountant.prices)
             fits = self.accountant.fits(oracle.live, declared)
             if not fits.all():
                 self._output(state, ~fits)
@@ -105,7 +112,7 @@ class _Run:
                 return
             begun = time.perf_counter()
             self.accountant.open(oracle.live, declared)
-            stepped = solver.step(oracle, state)
+            stepped = self._step(solver, state)
             self.accountant.close()
             share = (time.perf_counter() - begun) / oracle.trials
             for n in oracle.live:
@@ -117,6 +124,17 @@ class _Run:
             solver, state = solver.at(keep), stepped.at(keep)
             oracle.begin(iteration, keep)
             self._measure(state, self._due())
+
+    def _step(self, solver: Solver[Any], state: State) -> State:
+        """One upper iteration; by example, from what the examples of the mini-batch were left with."""
+        stepped: State
+        if self.memory is None:
+            stepped = solver.step(self.oracle, state)
+            return stepped
+        live, rows = self.oracle.live, self.oracle.mini_batch
+        stepped = solver.step(self.oracle, self.memory.recall(state, live, rows))
+        self.memory.keep(stepped, live, rows)
+        return stepped
 
     def _diverged(self, before: State, after: State) -> np.ndarray:
         """Which trials go on; the others are recorded as diverged, with the reason."""
@@ -145,10 +163,19 @@ class _Run:
 
     def _due(self) -> np.ndarray:
         """Which running trials have passed a point of the curve's grid since their last one."""
-        reached = np.searchsorted(self.grid, self.accountant.spent[self.oracle.live], side="right")
-        due = reached > self.passed[self.oracle.live]
-        self.passed[self.oracle.live] = reached
+        live = self.oracle.live
+        reached = (self.grid[live] <= self.accountant.spent[live, None]).sum(1)
+        due = reached > self.passed[live]
+        self.passed[live] = reached
         return np.asarray(due)
+
+    def _curve_grid(self, first: np.ndarray) -> np.ndarray:
+        """Points of the budget for each trial, shape (N, curves): from its first upper iteration to just
+        after the last but one that it can afford, so that its last iterate is always among them."""
+        first = np.minimum(first, self.rules.budget)[:, None]
+        last = np.maximum(self.rules.budget - first * (1 - 1e-9), first)
+        points: np.ndarray = first * (last / first) ** np.linspace(0, 1, self.rules.curves)
+        return points
 
     def _measure(self, state: State, due: np.ndarray) -> None:
         if not self.rules.curves or not due.any():
@@ -198,8 +225,9 @@ def first_cost(
     device = torch.device("cpu")
     streams = Streams(0, problem.lower_examples, problem.upper_examples, device)
     accountant = Accountant(len(configs), 0, dict.fromkeys(KINDS, 1.0))
-    oracle = Oracle(problem, streams, accountant, (torch.zeros(problem.dim_x), torch.zeros(problem.dim_y)))
     packed = solver.pack(configs, device, torch.float64)
+    start = (torch.zeros(problem.dim_x), torch.zeros(problem.dim_y))
+    oracle = Oracle(problem, streams, accountant, start, getattr(packed, "batch_size", None))
     return np.asarray(packed.cost(oracle).table(len(configs)).sum(1))
 
 

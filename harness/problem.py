@@ -1,10 +1,14 @@
 """What a bilevel problem is to the harness.
 
-    minimise over x in a convex set   f(x, y*(x)),   y*(x) = argmin_y g(x, y)
+    minimise over x in a convex set   f(x, y*(x)),   y*(x) = argmin_y g(x, y)   or   y* = Phi(x, y*)
 
-Both levels are means over examples. An author writes the losses for *one* trial and one value per
-example; the batched derivatives follow (`harness.derive`). Where speed matters a problem overrides any of
-the four derivatives with a closed form, and a test holds it against the derived one.
+Both levels are means over examples. An author writes the losses (or the contraction Phi) for *one* trial
+and one value per example; the batched derivatives follow (`harness.derive`). Where speed matters a problem
+overrides any of the four derivatives with a closed form, and a test holds it against the derived one.
+
+A lower level that falls apart into one small problem per example is marked `by_example`: then y holds one
+y_i of dim_y numbers for each example of the current upper mini-batch, every derivative of an upper
+iteration is taken on that mini-batch, and the lower level is the sum of the small problems.
 """
 
 from abc import ABC, abstractmethod
@@ -55,7 +59,8 @@ class Problem(ABC):
     """A bilevel problem; its options are dataclass fields made by `harness.params.option`.
 
     `setup` fills the sizes and the data. Variables are flat: x (dim_x,), y (dim_y,); in a pack of N
-    trials x (N, dim_x), y (N, dim_y).
+    trials x (N, dim_x), y (N, dim_y). By example, y is (B * dim_y,) for a batch of B.
+    A problem writes `lower_loss` or, for a fixed-point lower level, `lower_map`.
     """
 
     label: ClassVar[str]
@@ -63,6 +68,8 @@ class Problem(ABC):
     objective: ClassVar[str]
     headline: ClassVar[str]
     metric_names: ClassVar[dict[str, Metric]]
+    dtype: ClassVar[torch.dtype] = torch.float32
+    by_example: ClassVar[bool] = False
 
     dim_x: int = 0
     dim_y: int = 0
@@ -80,9 +87,21 @@ class Problem(ABC):
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         """x0 (dim_x,) and y0 (dim_y,)."""
 
-    @abstractmethod
+    @property
+    def fixed_point(self) -> bool:
+        """Whether the lower level is y = Phi(x, y)."""
+        return type(self).lower_map is not Problem.lower_map
+
     def lower_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        """Lower losses of examples `rows` (B,) for one trial: shape (B,); g is their mean."""
+        """Lower losses of examples `rows` (B,) for one trial: shape (B,); g is their mean (by example
+        their sum)."""
+        raise NotImplementedError(f"{type(self).__name__} has neither lower_loss nor lower_map")
+
+    def lower_map(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """A contraction in y for one trial, of examples `rows` (B,): shape (B, dim_y); Phi is their mean
+        (by example row i is Phi_i(x, y_i)). The lower gradient is then y - Phi, the Hessian-vector product
+        (I - d_y Phi)^T z, the cross product -(d_x Phi)^T z."""
+        raise NotImplementedError(f"{type(self).__name__} has no lower_map")
 
     @abstractmethod
     def upper_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
@@ -117,11 +136,11 @@ class Problem(ABC):
         return derive.lower_gradient(self, x, y, batch)
 
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-        """(d2_yy g) v on the batch, shape (N, dim_y)."""
+        """(d2_yy g) v on the batch, shape (N, dim_y); for a map (I - d_y Phi)^T v."""
         return derive.hessian_vector(self, x, y, v, batch)
 
     def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-        """(d2_xy g) v = d_x <d_y g, v> on the batch, shape (N, dim_x)."""
+        """(d2_xy g) v = d_x <d_y g, v> on the batch, shape (N, dim_x); for a map -(d_x Phi)^T v."""
         return derive.cross(self, x, y, v, batch)
 
     def upper_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ class StudySpec(BaseModel):
     sampler: str
     divergence: str
     system_failure: str
-    curves: bool
+    curves: int
     metrics: dict[str, dict[str, str]]
     objective: str
     headline: str

@@ -3,8 +3,9 @@
 Within one phase of one upper iteration the batches cut a fresh random permutation of the examples into
 consecutive slices, then another permutation, epoch by epoch: without replacement inside an epoch, the
 last batch of an epoch short where the batch size does not divide the number of examples. Streams of
-different phases and of different upper iterations are independent. All trials of a seed meet the same
-batch at the same place.
+different phases and of different upper iterations are independent, but for the phase "upper": it is one
+stream through all upper iterations, one batch each. All trials of a seed meet the same batch at the same
+place.
 """
 
 import zlib
@@ -60,6 +61,8 @@ class Streams:
         examples = self._examples[phase]
         if size is None or size >= examples:
             return self._full[examples]
+        if phase == "upper":
+            iteration, step = 0, iteration + step
         epoch, place = divmod(step, -(-examples // size))
         return self._epoch(iteration, phase, epoch, size)[1][place]
 

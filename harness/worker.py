@@ -19,8 +19,6 @@ from harness.params import check_values
 from harness.plugins import Plugins, last_line
 from harness.problem import Problem
 
-DTYPE = torch.float32
-
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -94,7 +92,7 @@ class Worker:
         solver = self.plugins.solver(pack.solver)
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
         with _time_limit(self.context.trial_timeout * len(configs)):
-            return run_pack(self.problem, solver, configs, self.rules, self.device, DTYPE)
+            return run_pack(self.problem, solver, configs, self.rules, self.device, self.problem.dtype)
 
 
 def set_up(plugins: Plugins, context: Context) -> Problem:
@@ -104,7 +102,7 @@ def set_up(plugins: Plugins, context: Context) -> Problem:
     plugin = plugins.problem(context.problem)
     problem = plugin(**check_values(plugin, context.options, context.problem))
     folder = data_folder(Path(context.data_dir) if context.data_dir else None)
-    problem.setup(folder, context.data_seed, torch.device(context.device), DTYPE)
+    problem.setup(folder, context.data_seed, torch.device(context.device), problem.dtype)
     return problem
 
 

@@ -39,6 +39,7 @@ REFERENCE = "Chen, Sun and Yin 2021, as run by Grazzi, Pontil and Salzo 2023, Se
 class Alset(Solver[State]):
     label = "ALSET"
     reference = REFERENCE
+    warm_starts = ("y",)
 
     system_steps: Tensor = count("system steps per upper iteration, 10 to 10000", symbol="k")
     upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="alpha")
@@ -49,7 +50,7 @@ class Alset(Solver[State]):
     def cost(self, oracle: Oracle) -> Cost:
         once = oracle.lower_samples(1, self.batch_size)
         system = oracle.lower_samples(self.system_steps, self.batch_size)
-        return Cost(once, oracle.upper_samples, system, once)
+        return Cost(once, oracle.upper_samples(), system, once)
 
     def init(self, oracle: Oracle) -> State:
         return State(x=oracle.x0, y=oracle.y0)
@@ -59,7 +60,7 @@ class Alset(Solver[State]):
         y = state.y - self.lower_step_size * oracle.lower_gradient(x, state.y, oracle.batch("lower", size))
         f_x, f_y = oracle.upper_gradient(x, y)
         z = system_sgd(oracle, x, y, f_y, -f_y, self.system_steps, self.system_step_size, size)
-        h = f_x + oracle.cross(x, y, z, 1, size)
+        h = f_x + oracle.cross(x, y, z, oracle.batch("cross", size))
         return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)
 
 
@@ -79,7 +80,7 @@ def _single_loop(
     f_x, f_y = oracle.upper_gradient(x, y)
     residual = oracle.hessian_vector(x, y, state.z, oracle.batch("system", size)) + f_y
     z = oracle.or_start(state.z - mu * residual, state.z)
-    h = f_x + oracle.cross(x, y, z, 1, size)
+    h = f_x + oracle.cross(x, y, z, oracle.batch("cross", size))
     return AlsetState(x=oracle.projected_step(x, h, alpha), y=y, z=z)
 
 
@@ -88,6 +89,7 @@ def _single_loop(
 class AlsetDagger(Solver[AlsetState]):
     label = "ALSET†"
     reference = REFERENCE
+    warm_starts = ("y", "z")
 
     upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="alpha")
     lower_step_size: Tensor = real("step size of y, 1e-4 to 10", symbol="eta_LL")
@@ -96,7 +98,7 @@ class AlsetDagger(Solver[AlsetState]):
 
     def cost(self, oracle: Oracle) -> Cost:
         once = oracle.lower_samples(1, self.batch_size)
-        return Cost(once, oracle.upper_samples, once, once)
+        return Cost(once, oracle.upper_samples(), once, once)
 
     def init(self, oracle: Oracle) -> AlsetState:
         return AlsetState(x=oracle.x0, y=oracle.y0, z=torch.zeros_like(oracle.y0))
@@ -113,6 +115,7 @@ class AlsetDaggerDet(Solver[AlsetState]):
 
     label = "ALSET†-DET"
     reference = REFERENCE
+    warm_starts = ("y", "z")
 
     upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="alpha")
     lower_step_size: Tensor = real("step size of y, 1e-4 to 10", symbol="eta_LL")
@@ -120,7 +123,7 @@ class AlsetDaggerDet(Solver[AlsetState]):
 
     def cost(self, oracle: Oracle) -> Cost:
         once = oracle.lower_samples(1)
-        return Cost(once, oracle.upper_samples, once, once)
+        return Cost(once, oracle.upper_samples(), once, once)
 
     def init(self, oracle: Oracle) -> AlsetState:
         return AlsetState(x=oracle.x0, y=oracle.y0, z=torch.zeros_like(oracle.y0))

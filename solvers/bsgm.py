@@ -22,7 +22,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from harness.blocks import lower_sgd, system_sgd
+from harness.blocks import NestedLoops, lower_sgd, system_sgd
 from harness.budget import Cost
 from harness.oracle import Oracle
 from harness.params import count, real, shared
@@ -34,25 +34,9 @@ REFERENCE = "Grazzi, Pontil and Salzo 2023, Algorithms 1 and 2"
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bsgm(Solver[State]):
+class Bsgm(NestedLoops[State]):
     label = "BSGM"
     reference = REFERENCE
-
-    lower_steps: Tensor = count("lower steps per upper iteration, 10 to 10000", symbol="t")
-    system_steps: Tensor = count("system steps per upper iteration, usually t", symbol="k")
-    cross_batches: Tensor = count("batches of the cross product, usually t", symbol="J")
-    upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="alpha")
-    lower_step_size: Tensor = real("step size of y, 1e-4 to 10", symbol="eta_LL")
-    system_step_size: Tensor = real("step size of z, usually eta_LL", symbol="eta_LS")
-    batch_size: int = shared("examples per lower, system and cross batch", symbol="B", default=90)
-
-    def cost(self, oracle: Oracle) -> Cost:
-        return Cost(
-            lower_gradient=oracle.lower_samples(self.lower_steps, self.batch_size),
-            upper_gradient=oracle.upper_samples,
-            hessian_vector=oracle.lower_samples(self.system_steps, self.batch_size),
-            cross=oracle.lower_samples(self.cross_batches, self.batch_size),
-        )
 
     def init(self, oracle: Oracle) -> State:
         return State(x=oracle.x0, y=oracle.y0)
@@ -62,35 +46,20 @@ class Bsgm(Solver[State]):
         y = lower_sgd(oracle, x, oracle.y0, self.lower_steps, self.lower_step_size, size)
         f_x, f_y = oracle.upper_gradient(x, y)
         z = system_sgd(oracle, x, y, f_y, -f_y, self.system_steps, self.system_step_size, size)
-        h = f_x + oracle.cross(x, y, z, self.cross_batches, size)
+        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", self.cross_batches, size))
         return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)
 
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BsgmDecreasing(Solver[State]):
+class BsgmDecreasing(NestedLoops[State]):
     """BSGM with step sizes eta * gamma / (gamma + i) at lower step i = 0, 1, ... and, as in the published
     code, at system step i = 1, 2, ..."""
 
     label = "BSGM (decreasing steps)"
     reference = REFERENCE
 
-    lower_steps: Tensor = count("lower steps per upper iteration, 10 to 10000", symbol="t")
-    system_steps: Tensor = count("system steps per upper iteration, usually t", symbol="k")
-    cross_batches: Tensor = count("batches of the cross product, usually t", symbol="J")
-    upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="alpha")
-    lower_step_size: Tensor = real("first step size of y, 1e-4 to 10", symbol="eta_LL")
-    system_step_size: Tensor = real("first step size of z, usually eta_LL", symbol="eta_LS")
     decay: Tensor = real("steps after which a step size has halved, 10 to 1e4", symbol="gamma")
-    batch_size: int = shared("examples per lower, system and cross batch", symbol="B", default=90)
-
-    def cost(self, oracle: Oracle) -> Cost:
-        return Cost(
-            lower_gradient=oracle.lower_samples(self.lower_steps, self.batch_size),
-            upper_gradient=oracle.upper_samples,
-            hessian_vector=oracle.lower_samples(self.system_steps, self.batch_size),
-            cross=oracle.lower_samples(self.cross_batches, self.batch_size),
-        )
 
     def init(self, oracle: Oracle) -> State:
         return State(x=oracle.x0, y=oracle.y0)
@@ -116,7 +85,8 @@ class BsgmDecreasing(Solver[State]):
         y = oracle.loop("lower", self.lower_steps, lower, oracle.y0, x, eta, gamma, batch_size=size)
         f_x, f_y = oracle.upper_gradient(x, y)
         z = oracle.loop("system", self.system_steps, system, -f_y, x, y, f_y, mu, gamma, batch_size=size)
-        h = f_x + oracle.cross(x, y, oracle.or_start(z, -f_y), self.cross_batches, size)
+        z = oracle.or_start(z, -f_y)
+        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", self.cross_batches, size))
         return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)
 
 
@@ -145,7 +115,7 @@ class BsgmGrowing(Solver[State]):
 
     def cost(self, oracle: Oracle) -> Cost:
         drawn = oracle.lower_samples(self.counts(oracle.iteration), self.batch_size)
-        return Cost(drawn, oracle.upper_samples, drawn, drawn)
+        return Cost(drawn, oracle.upper_samples(), drawn, drawn)
 
     def init(self, oracle: Oracle) -> State:
         return State(x=oracle.x0, y=oracle.y0)
@@ -155,5 +125,5 @@ class BsgmGrowing(Solver[State]):
         y = lower_sgd(oracle, x, oracle.y0, steps, self.lower_step_size, size)
         f_x, f_y = oracle.upper_gradient(x, y)
         z = system_sgd(oracle, x, y, f_y, -f_y, steps, self.system_step_size, size)
-        h = f_x + oracle.cross(x, y, z, steps, size)
+        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", steps, size))
         return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)

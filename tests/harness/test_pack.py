@@ -107,7 +107,7 @@ def test_curves_change_no_number() -> None:
     config = _bsgm(upper_step_size=1e5, batch_size=90)
     with_curve, without = (
         run_pack(problem, Bsgm, [config], Rules(20_000, ONE, 0, curves=curves), CPU, torch.float32)[0]
-        for curves in (True, False)
+        for curves in (20, 0)
     )
 
     assert with_curve.metrics == without.metrics and not without.curve
