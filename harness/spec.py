@@ -77,6 +77,8 @@ def read_spec(folder: Path) -> StudySpec:
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """The fields in which a folder's specification and a new one differ, as "field: old -> new"."""
+    if set(old.solvers) != set(new.solvers):
+        return [f"solvers: {','.join(old.solvers)} → {','.join(new.solvers)}"]
     left, right = (_flat(spec.model_dump(exclude=NOT_COMPARED)) for spec in (old, new))
     names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
     found = [f"{name}: {left.get(name, 'absent')} → {right.get(name, 'absent')}" for name in names]

@@ -8,6 +8,7 @@ from filelock import FileLock
 
 from harness.cli import main
 from harness.record import JOURNAL, Record, load_record
+from harness.spec import differences, read_spec
 
 TOY = Path(__file__).parent / "toy_plugin.py"
 SPACE = """
@@ -95,6 +96,18 @@ def test_another_study_in_the_folder_is_refused(
     assert harness(monkeypatch, arguments(tmp_path / "s", *more)) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_other_solvers_are_named_without_their_spaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "1")) == 0
+    spec = read_spec(tmp_path / "s")
+    (toy,) = spec.solvers.values()
+    both = spec.model_copy(update={"solvers": {"other": toy, **spec.solvers}})
+    swapped = both.model_copy(update={"solvers": dict(reversed(both.solvers.items()))})
+    assert differences(spec, both) == ["solvers: toy_solver → other,toy_solver"]
+    assert not differences(both, swapped)
 
 
 def test_a_second_driver_is_refused(
