@@ -55,7 +55,7 @@ def told(folder: Path) -> int:
 
 
 def workers(driver: subprocess.Popen[bytes]) -> list[int]:
-    """The actors of this driver: descendants that Ray has named so."""
+    """The actors of this driver: descendants that Ray has named after the Tune trial."""
     listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(maxsplit=2) for line in listing.stdout.splitlines()]
     parents = {int(pid): int(parent) for pid, parent, *_ in rows}
@@ -63,7 +63,7 @@ def workers(driver: subprocess.Popen[bytes]) -> list[int]:
     def descends(pid: int) -> bool:
         return pid == driver.pid or (pid in parents and descends(parents[pid]))
 
-    return [int(pid) for pid, _, *args in rows if args and "PackTrainable" in args[0] and descends(int(pid))]
+    return [int(pid) for pid, _, *args in rows if args and "Trainable" in args[0] and descends(int(pid))]
 
 
 def disturb(way: str, driver: subprocess.Popen[bytes], draw: random.Random) -> bool:
