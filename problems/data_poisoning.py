@@ -20,74 +20,21 @@ training has momentum 0.5, not 0 (`final_momentum`).
 
 import dataclasses
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.data import parse_idx, read_gzip
 from harness.params import option
 from harness.problem import Batch, Metric, Problem
+from problems._images import CLASSES, DATASETS, Array, read
 
 RETRAINING_STEPS = 1000
 RETRAINING_STEP_SIZE = 0.1
 BLOCK = 2000  # clean rows whose logits stay in cache during the retraining
 OWN_BLOCK = 900  # the same for the poisoned rows, which are each trial's own
-
-_IDX = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-_SOURCES = {
-    "mnist": (
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    ),
-    "fashion-mnist": (
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
-}
-
-Array = NDArray[Any]
-
-
-def _read(
-    dataset: str, data_dir: Path | None, split: np.random.RandomState
-) -> tuple[Array, Array, Array, Array]:
-    """Training images (n, p) in [0, 1] and labels, test images and labels."""
-    if dataset == "digits":
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        images, labels = load_digits(return_X_y=True)
-        train, test, t, u = train_test_split(
-            images / 16, labels, test_size=0.2, stratify=labels, random_state=split
-        )
-        return train, t, test, u
-    folder = dataset.replace("_", "-")
-    url, *sums = _SOURCES[folder]
-    images, labels, test, test_labels = (
-        parse_idx(read_gzip(data_dir, folder, name, f"{url}{name}.gz", sha), name)
-        for name, sha in zip(_IDX, sums, strict=True)
-    )
-    return (
-        images.reshape(len(images), -1) / np.float32(255),
-        labels,
-        test.reshape(len(test), -1) / np.float32(255),
-        test_labels,
-    )
 
 
 @dataclasses.dataclass
@@ -101,7 +48,7 @@ class Examples:
     @classmethod
     def make(cls, images: Array, labels: Array, device: torch.device, dtype: torch.dtype) -> "Examples":
         numbers = torch.as_tensor(labels.astype(np.int64)).to(device)
-        onehot = torch.nn.functional.one_hot(numbers, 10).T.contiguous().to(dtype)
+        onehot = torch.nn.functional.one_hot(numbers, CLASSES).T.contiguous().to(dtype)
         return cls(torch.as_tensor(images).to(device, dtype), numbers, onehot)
 
     def part(self, rows: slice | Tensor) -> "Examples":
@@ -146,7 +93,7 @@ class DataPoisoning(Problem):
         "max_norm": Metric("largest norm of a row", "Max norm"),
     }
 
-    dataset: str = option("which images", default="mnist", choices=("mnist", "fashion_mnist", "digits"))
+    dataset: str = option("which images", default="mnist", choices=DATASETS)
     regulariser: str = option(
         "rho: 0.1 / (p c) as in the published code, 0.1 / p as in the paper",
         default="code",
@@ -164,7 +111,7 @@ class DataPoisoning(Problem):
         from sklearn.model_selection import train_test_split
 
         split = np.random.RandomState(data_seed)
-        images, labels, test, test_labels = _read(self.dataset, data_dir, split)
+        images, labels, test, test_labels = read(self.dataset, data_dir, split)
         images, val, labels, val_labels = train_test_split(
             images, labels, test_size=0.25, stratify=labels, random_state=split
         )
@@ -177,7 +124,7 @@ class DataPoisoning(Problem):
         self._poison = self._train.part(slice(len(clean), None))
         self._val = Examples.make(val, val_labels, device, dtype)
         self._test = Examples.make(test, test_labels, device, dtype)
-        self.pixels, self.classes = int(images.shape[1]), 10
+        self.pixels, self.classes = int(images.shape[1]), CLASSES
         self.dim_x, self.dim_y = len(poison) * self.pixels, self.classes * self.pixels
         self.lower_examples, self.upper_examples = len(clean) + len(poison), len(val)
         self.evaluation_samples = RETRAINING_STEPS * self.lower_examples
