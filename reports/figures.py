@@ -114,7 +114,7 @@ def parameters(view: View) -> Picture:
                 panels.note(panel, text.mathtext(view.drawn_from(solver, name, view.symbol)))
     for panel, name in zip(axes[-1], names, strict=False):
         symbol = view.symbol(name)
-        panel.set_xlabel(name if symbol == name else f"{name} ({text.mathtext(symbol)})")
+        panel.set_xlabel(name if symbol == name else f"{name}\n({text.mathtext(symbol)})")
     figure.supylabel(text.mathtext(view.metric_label(view.objective)), fontsize=8)
     _outcome_legend(figure)
     caption = (
