@@ -52,6 +52,31 @@ class Bsgm(NestedLoops[State]):
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BsgmWs(NestedLoops[State]):
+    """BSGM+WS: BSGM, but y starts from where the lower steps left it when the same examples were last met;
+    the system never does. Where the lower level is one problem for all examples that is the last y.
+
+    Same cost. Grazzi et al. 2023, Section 7.1, with t = k = 2 and step sizes 1 for the equilibrium models'
+    contraction; as published, an example's stored y is of the x it was computed at."""
+
+    label = "BSGM+WS"
+    reference = "Grazzi, Pontil and Salzo 2023, Section 7.1"
+    warm_starts = ("y",)
+
+    def init(self, oracle: Oracle) -> State:
+        return State(x=oracle.x0, y=oracle.y0)
+
+    def step(self, oracle: Oracle, state: State) -> State:
+        x, size = state.x, self.batch_size
+        y = lower_sgd(oracle, x, state.y, self.lower_steps, self.lower_step_size, size)
+        f_x, f_y = oracle.upper_gradient(x, y)
+        z = system_sgd(oracle, x, y, f_y, -f_y, self.system_steps, self.system_step_size, size)
+        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", self.cross_batches, size))
+        return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)
+
+
+@final
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BsgmDecreasing(NestedLoops[State]):
     """BSGM with step sizes eta * gamma / (gamma + i) at lower step i = 0, 1, ... and, as in the published
     code, at system step i = 1, 2, ..."""
