@@ -86,8 +86,10 @@ def one_round(folder: Path, length: float, draw: random.Random) -> tuple[Counter
     moments = []
     driver = start(folder / "study", folder / "log")
     for _ in range(draw.randint(2, 5)):
-        time.sleep(draw.uniform(0.1, 0.7) * length)
-        way = draw.choice(WAYS)
+        way, before = draw.choice(WAYS), told(folder / "study")
+        while draw.random() < 0.99 and driver.poll() is None and told(folder / "study") == before:
+            time.sleep(0.2)  # mostly not before something new is recorded, or starting up is all we hit
+        time.sleep(draw.uniform(0, 0.4) * length)
         before = told(folder / "study")
         if disturb(way, driver, draw):
             done[way] += 1
