@@ -44,7 +44,9 @@ _TOKEN = re.compile(rf"{SYMBOL}|([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)|(.)", re.DOT
 
 
 def score(value: float, digits: int) -> str:
-    """A score with a column's number of decimals."""
+    """A score with a column's number of decimals; one too small to be seen with them as a power of ten."""
+    if 0 < abs(value) < 10**-digits:
+        return parameter(value)
     return f"{value:.{digits}f}" if math.isfinite(value) else "∞" if value == math.inf else MISSING
 
 

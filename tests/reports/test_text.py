@@ -56,6 +56,7 @@ def test_bounds_are_powers_of_ten_where_they_are() -> None:
 def test_scores() -> None:
     assert text.score(np.inf, 2) == "∞"
     assert text.score(np.nan, 2) == "–"
+    assert [text.score(v, 2) for v in (0.0, 0.01, 0.0099)] == ["0.00", "0.01", "9.90×10⁻³"]
     assert text.spread(1.234, np.nan, 2) == "1.23"
     assert text.spread(1.234, 0.5, 2) == "1.23 ± 0.50"
     assert [text.decimals([v]) for v in (76.8, 1.5, 0.012, np.nan)] == [2, 3, 5, 2]
