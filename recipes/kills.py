@@ -27,7 +27,7 @@ CLOCK = ["seconds", "evaluation_seconds", "pack"]
 WAYS = ("driver killed", "worker killed", "driver interrupted")
 STUDY = (
     *("run", "data_poisoning", "--set", "dataset=digits", "--solvers", "bsgm,amigo,alset", "--trials", "16"),
-    *("--budget", "60000", "--seed", "3", "--pack", "2", "--workers", "2", "--device", "cpu"),
+    *("--budget", "2000000", "--seed", "3", "--pack", "4", "--workers", "2", "--device", "cpu"),
 )
 
 
@@ -85,11 +85,12 @@ def one_round(folder: Path, length: float, draw: random.Random) -> tuple[Counter
     done: Counter[str] = Counter()
     moments = []
     driver = start(folder / "study", folder / "log")
-    for _ in range(draw.randint(2, 5)):
+    for _ in range(draw.randint(3, 5)):
         way, before = draw.choice(WAYS), told(folder / "study")
-        while draw.random() < 0.99 and driver.poll() is None and told(folder / "study") == before:
-            time.sleep(0.2)  # mostly not before something new is recorded, or starting up is all we hit
-        time.sleep(draw.uniform(0, 0.4) * length)
+        early = draw.random() < 0.2
+        while not early and driver.poll() is None and told(folder / "study") == before:
+            time.sleep(0.2)  # one in five may hit the start; the others something recorded
+        time.sleep(draw.uniform(0, 0.2) * length)
         before = told(folder / "study")
         if disturb(way, driver, draw):
             done[way] += 1
