@@ -78,7 +78,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
 ) -> None:
     """Run a study, or resume it: one problem, some solvers, the same budget for every trial."""
-    from harness.commands import run_study
+    from harness.launch import run_study
 
     raise typer.Exit(run_study(**locals_of(locals())))
 
@@ -164,11 +164,16 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], plugins: PluginFi
 
 
 @app.command()
-def check(solver: Annotated[str, typer.Argument(metavar="SOLVER")], plugins: PluginFile = None) -> None:
-    """Audit a solver: declared = charged = counted samples, the budget, and alone = in a pack."""
-    from harness.commands import check_solver
+def check(
+    name: Annotated[str, typer.Argument(metavar="SOLVER|PROBLEM")],
+    options: Option = None,
+    plugins: PluginFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Does a plug-in do what it says? A verdict per check; exit code 1 where one fails."""
+    from harness.commands import check_plugin
 
-    check_solver(solver, plugins or [])
+    raise typer.Exit(check_plugin(name, options or [], plugins or [], data_dir))
 
 
 def locals_of(values: dict[str, Any]) -> dict[str, Any]:

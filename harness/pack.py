@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.budget import KINDS, Accountant
+from harness.errors import PluginError
 from harness.memory import Memory
 from harness.oracle import Oracle
 from harness.problem import Problem
@@ -102,6 +103,8 @@ class _Run:
             declared = solver.cost(oracle).table(oracle.trials)
             if iteration == 0:
                 self.grid = self._curve_grid(declared @ self.accountant.prices)
+            if not declared.any(1).all():
+                raise PluginError("the solver's cost() declares no samples: the trial would never end")
             fits = self.accountant.fits(oracle.live, declared)
             if not fits.all():
                 self._output(state, ~fits)

@@ -55,11 +55,13 @@ S = TypeVar("S", bound=State)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Solver(ABC, Generic[S]):
     """warm_starts: fields of the state shaped like y that the next upper iteration starts from. Where the
-    lower level falls apart by example, the engine remembers these row by row for every example."""
+    lower level falls apart by example, the engine remembers these row by row for every example.
+    floor: what keeps the hypergradient from the exact one however many steps; empty: nothing."""
 
     label: ClassVar[str]
     reference: ClassVar[str]
     warm_starts: ClassVar[tuple[str, ...]] = ()
+    floor: ClassVar[str] = ""
 
     @abstractmethod
     def cost(self, oracle: Oracle) -> Cost:

@@ -71,6 +71,12 @@ def _add_product(total: Tensor, r: Tensor, images: Tensor) -> None:
         total.view(-1, total.shape[2]).addmm_(r.flatten(0, 1), images)
 
 
+def _by_draws(r: Tensor, batch: Batch, part: slice) -> Tensor:
+    """r (N, c, b) of a part of the batch's rows, each times its draws over the mean draws of a row."""
+    weights = batch.weights(r)
+    return r if weights is None else r.mul_(weights[:, None, part] * len(batch.rows))
+
+
 def _covariance(pi: Tensor, s: Tensor) -> Tensor:
     """S s = pi * (s - <pi, s>) over the classes, shapes (N, c, n)."""
     return pi * (s - (pi * s).sum(1, keepdim=True))
@@ -156,35 +162,37 @@ class DataPoisoning(Problem):
 
     # --- closed forms for N trials
 
-    def _parts(self, x: Tensor, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """The images of the batch and their one-hot labels (c, b): the clean ones (b, p), which one wide
-        product serves for all trials, and the poisoned ones, each trial's own (N, b, p)."""
+    def _parts(self, x: Tensor, batch: Batch) -> list[tuple[Tensor, Tensor, slice]]:
+        """The images of the batch, their one-hot labels (c, b) and their places in it: the clean ones (b, p),
+        which one wide product serves for all trials, and the poisoned ones, each trial's own (N, b, p)."""
+        split = int(torch.searchsorted(batch.rows, len(self._clean.images)))
+        first, rest = slice(split), slice(split, None)
         moved = x.view(len(x), -1, self.pixels)
         if batch.full:
             clean, poison = self._clean, self._poison
-            return [(clean.images, clean.onehot), (moved + poison.images, poison.onehot)]
-        split = int(torch.searchsorted(batch.rows, len(self._clean.images)))
+            return [(clean.images, clean.onehot, first), (moved + poison.images, poison.onehot, rest)]
         moved = moved.index_select(1, batch.rows[split:] - len(self._clean.images))
         images = self._train.images.index_select(0, batch.rows)
         onehot = self._train.onehot.index_select(1, batch.rows)
-        return [(images[:split], onehot[:, :split]), (moved.add_(images[split:]), onehot[:, split:])]
+        moved.add_(images[rest])
+        return [(images[first], onehot[:, first], first), (moved, onehot[:, rest], rest)]
 
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
         w = y.view(len(y), self.classes, self.pixels)
         total = torch.zeros_like(w)
-        for images, onehot in self._parts(x, batch):
+        for images, onehot, part in self._parts(x, batch):
             r = torch.softmax(_logits(w, images), 1).sub_(onehot)
-            _add_product(total, r, images)
+            _add_product(total, _by_draws(r, batch, part), images)
         return total.flatten(1).div_(len(batch.rows)).add_(y, alpha=2 * self._rho)
 
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         c = self.classes
         both = torch.stack([y, v], 1).view(len(y), 2 * c, self.pixels)
         total = torch.zeros_like(both[:, c:])
-        for images, _ in self._parts(x, batch):
+        for images, _, part in self._parts(x, batch):
             logits = _logits(both, images)
             r = _covariance(torch.softmax(logits[:, :c], 1), logits[:, c:])
-            _add_product(total, r, images)
+            _add_product(total, _by_draws(r, batch, part), images)
         return total.flatten(1).div_(len(batch.rows)).add_(v, alpha=2 * self._rho)
 
     def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
@@ -212,7 +220,7 @@ class DataPoisoning(Problem):
         val = self._val if batch.full else self._val.part(batch.rows)
         r = torch.softmax(_logits(w, val.images), 1).sub_(val.onehot)
         total = torch.zeros_like(w)
-        _add_product(total, r, val.images)
+        _add_product(total, _by_draws(r, batch, slice(None)), val.images)
         return y.new_zeros(1, 1), total.flatten(1).div_(-len(batch.rows))
 
     def project(self, x: Tensor) -> Tensor:

@@ -1,0 +1,263 @@
+"""Does a solver find what it looks for? It runs on a small problem whose every answer is known.
+
+Nothing is asked of the solver but what every solver does: the direction it passes to
+`oracle.projected_step` is its estimate of the hypergradient. A momentum method passes a mean over upper
+iterations; at a nearly still x that tends to the hypergradient as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.budget import KINDS
+from harness.check.quadratic import BOX, CPU, F64, ExactQuartic
+from harness.check.verdict import Checks, words
+from harness.errors import PluginError
+from harness.pack import Result, Rules, first_cost, run_pack
+from harness.params import Parameter, parameters
+from harness.solver import Solver
+
+EXACT = 1e-8  # relative error of a hypergradient, or of L - L*, that counts as none
+LADDER = (1, 3, 10, 30, 100)  # inner steps
+ENOUGH = 60  # inner steps after which the inner error is far below EXACT
+FEW = 3
+SERIES = 12  # inner steps that leave an error of 2%: the variance of a randomised method grows with them
+STILL = 1e-12  # upper step size at which x hardly moves
+STEPS_OF_X = (1.0, 0.2, 0.05)  # upper step sizes tried, times 1 / smoothness of L
+FULL, MINI = 10**6, 8  # batch sizes
+SEEDS = 4
+LONG, SHORT = 100_000, 12_000  # samples
+FALLEN = 0.05  # mean relative error of L - L* that counts as fallen
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How the parameters are set that have no common meaning: required real numbers are held at 1/2, or
+    raised like a count; counts with a default keep it, or are raised too."""
+
+    held: bool
+    raised: bool
+
+    def value(self, name: str, parameter: Parameter, steps: int, batch_size: int) -> Any:
+        if parameter.kind == "shared":
+            least = int(parameter.low or 1)
+            return batch_size if "batch" in name else least if parameter.required else parameter.default
+        if parameter.kind == "count":
+            return (
+                max(steps, int(parameter.low or 0))
+                if parameter.required or self.raised
+                else parameter.default
+            )
+        if parameter.required:
+            return 0.5 if self.held else float(steps)
+        return parameter.default
+
+
+class Diverged(PluginError):
+    """A trial that should not have."""
+
+
+class Convergence:
+    """The checks of one solver. One holds if it holds in some `Setting`; step sizes of the lower level and
+    the system are 1.25 / L, where a step taken twice as long would diverge."""
+
+    def __init__(self, solver: type[Solver[Any]]) -> None:
+        self.solver = solver
+        self.parameters = parameters(solver)
+        self.problem = ExactQuartic()
+        self.problem.setup(None, 0, CPU, F64)
+
+    def checks(self) -> Checks:
+        return {
+            "hypergradient": lambda: self._somehow(self._average if self._randomised else self._exact),
+            "convergence": lambda: self._somehow(
+                self._falls_on_full_batches if self._randomised else self._converges
+            ),
+            "mini-batches": lambda: self._somehow(self._falls),
+            "upper step": lambda: self._somehow(self._step_size),
+            "feasibility": lambda: self._somehow(self._feasible),
+        }
+
+    # --- running
+
+    def _somehow(self, check: Callable[[Setting], str]) -> str:
+        """What the check says in the first setting in which it holds, else in the first of all."""
+        free = any(p.kind == "real" and p.required and not _is_step(n) for n, p in self.parameters.items())
+        kept = any(p.kind == "count" and not p.required for p in self.parameters.values())
+        first, *others = [Setting(h, r) for h in (False, True)[: 1 + free] for r in (False, True)[: 1 + kept]]
+        try:
+            return check(first)
+        except PluginError:
+            for setting in others:
+                with contextlib.suppress(PluginError):
+                    return check(setting)
+            raise
+
+    def _config(self, setting: Setting, steps: int, upper: float, batch_size: int = FULL) -> dict[str, Any]:
+        lower = 1.25 / self.problem.smoothness
+        return {
+            name: (upper if name.startswith("upper") else lower)
+            if _is_step(name)
+            else setting.value(name, parameter, steps, batch_size)
+            for name, parameter in self.parameters.items()
+        }
+
+    def _run(
+        self, config: dict[str, Any], iterations: int = 0, samples: float = 0.0, seed: int = 0
+    ) -> Result:
+        """A trial of that many upper iterations as dear as the first, or of that many samples."""
+        first = float(first_cost(self.problem, self.solver, [config])[0])
+        if first == 0:
+            raise PluginError("cost() declares nothing for the first upper iteration: it would never end")
+        budget = samples or iterations * first
+        self.problem.upper_steps.clear()
+        rules = Rules(budget, dict.fromkeys(KINDS, 1.0), seed, divergence="worst", curves=0)
+        (result,) = run_pack(self.problem, self.solver, [config], rules, CPU, F64)
+        if result.state == "diverged":
+            raise Diverged(f"diverged ({result.reason}) with {words(config)}")
+        if len(self.problem.upper_steps) < result.upper_iterations:
+            raise PluginError(
+                f"{result.upper_iterations} upper iterations called oracle.projected_step "
+                f"{len(self.problem.upper_steps)} times; expected at least once in each"
+            )
+        return result
+
+    def _errors(self) -> list[float]:
+        """Relative error of every recorded direction as the hypergradient at its x."""
+        found = []
+        for step in self.problem.upper_steps:
+            exact = self.problem.hypergradient(step.x)
+            error = float((step.direction - exact).norm() / exact.norm())
+            found.append(error if math.isfinite(error) else math.inf)
+        return found
+
+    @cached_property
+    def _randomised(self) -> bool:
+        """Whether directions on full batches depend on the seed."""
+        config = self._config(Setting(held=False, raised=False), FEW, STILL)
+        seen: list[Tensor] = []
+        for seed in (1, 2):
+            self._run(config, iterations=5, seed=seed)
+            seen.append(torch.stack([step.direction for step in self.problem.upper_steps]))
+        return seen[0].shape != seen[1].shape or not torch.allclose(seen[0], seen[1], rtol=1e-6)
+
+    # --- the hypergradient
+
+    def _exact(self, setting: Setting) -> str:
+        """Every direction of a moving x as the counts grow; else the last one at a still x. The second
+        will not do for a method that solves both levels in every upper iteration."""
+        moving = []
+        for steps in LADDER:
+            self._run(self._config(setting, steps, 0.3 / self.problem.upper_smoothness), iterations=4)
+            moving.append(max(self._errors()))
+        said = f"relative error {_list(moving)} at {', '.join(map(str, LADDER))} inner steps"
+        if moving[-1] <= EXACT:
+            return said
+        if {"lower_steps", "system_steps"} <= set(self.parameters):
+            return self._documented(moving, f"{said}, in the worst of 4 upper iterations")
+        self._run(self._config(setting, LADDER[-1], STILL), iterations=200)
+        still = self._errors()
+        where = f"{len(still)} upper iterations at a still x"
+        said = f"relative error {still[0]:.1e} at first, {still[-1]:.1e} after {where}"
+        return said if still[-1] <= EXACT else self._documented(still, said)
+
+    def _documented(self, errors: list[float], said: str) -> str:
+        if self.solver.floor and errors[-1] < errors[0]:
+            return f"{said}: a documented floor ({self.solver.floor})"
+        raise PluginError(f"{said}; expected at most {EXACT:.0e}")
+
+    def _average(self, setting: Setting) -> str:
+        """A randomised method: the mean direction of the later half of the upper iterations, over seeds."""
+        means = []
+        for seed in range(SEEDS):
+            self._run(self._config(setting, SERIES, STILL), iterations=1000, seed=seed)
+            directions = torch.cat([step.direction for step in self.problem.upper_steps])
+            means.append(directions[len(directions) // 2 :].mean(0))
+        exact = self.problem.hypergradient(self.problem.upper_steps[-1].x)[0]
+        sample = torch.stack(means) / exact.norm()
+        off = float((sample.mean(0) - exact / exact.norm()).norm())
+        band = 4 * float((sample.var(0) / SEEDS).sum().sqrt())
+        errors = f"{off:.1%}, 4 standard errors {band:.1%}"
+        said = f"randomised: the mean direction of {SEEDS} seeds is off by {errors}"
+        if off <= band + 0.02 and band <= 0.25:
+            return said
+        raise PluginError(f"{said}; expected off inside the band, and the band inside 25%")
+
+    # --- the solution
+
+    def _converges(self, setting: Setting) -> str:
+        best = math.inf
+        for scale in STEPS_OF_X:
+            upper = scale / self.problem.upper_smoothness
+            error = self._final_error(self._config(setting, ENOUGH, upper), LONG)
+            best = min(best, error)
+            if error <= EXACT:
+                return f"relative error of L {error:.1e}{self._floor(setting, upper)}"
+        return self._documented([1.0, best], f"relative error of L {best:.1e} at best after {LONG} samples")
+
+    def _floor(self, setting: Setting, upper: float) -> str:
+        """What few inner steps come to, where there are inner steps."""
+        if not any(p.kind == "count" and p.required for p in self.parameters.values()):
+            return ""
+        return f"; with {FEW} inner steps {self._final_error(self._config(setting, FEW, upper), LONG):.1e}"
+
+    def _falls(self, setting: Setting, batch_size: int = MINI, samples: int = SHORT) -> str:
+        upper = STEPS_OF_X[1] / self.problem.upper_smoothness
+        config = self._config(setting, SERIES, upper, batch_size)
+        errors = [self._final_error(config, samples, seed) for seed in range(SEEDS)]
+        mean = math.fsum(errors) / SEEDS
+        worst = f"{max(errors):.1e} at worst"
+        said = f"relative error of L from 1 to {mean:.1e} in the mean of {SEEDS} seeds, {worst}"
+        if mean <= FALLEN:
+            return said
+        raise PluginError(f"{said}; expected at most {FALLEN} in the mean")
+
+    def _falls_on_full_batches(self, setting: Setting) -> str:
+        return "randomised: " + self._falls(setting, FULL, LONG)
+
+    def _final_error(self, config: dict[str, Any], samples: int, seed: int = 0) -> float:
+        try:
+            return self._run(config, samples=samples, seed=seed).metrics["error"]
+        except Diverged:
+            return math.inf
+
+    # --- the step of x
+
+    def _step_size(self, setting: Setting) -> str:
+        if "upper_step_size" not in self.parameters:
+            raise PluginError(f"no parameter upper_step_size; it has {', '.join(self.parameters)}")
+        taken = []
+        for upper in (0.02, 0.01):
+            self._run(self._config(setting, FEW, upper), iterations=1)
+            taken.append(float(self.problem.upper_steps[0].step_size))
+        said = f"the first step of x is {taken[0]:g} and {taken[1]:g} for upper_step_size 0.02 and 0.01"
+        if 0 < taken[0] <= 0.02 and math.isclose(taken[0], 2 * taken[1]):
+            return said
+        raise PluginError(f"{said}; expected no more than that, and in proportion")
+
+    def _feasible(self, setting: Setting) -> str:
+        """Steps so long that x leaves the set at once unless it is projected."""
+        largest = 0.0
+        for iterations in (1, 2, 3):
+            config = self._config(setting, ENOUGH, 100 / self.problem.upper_smoothness)
+            largest = max(largest, self._run(config, iterations=iterations).metrics["x_max"])
+        said = f"steps of 100 / L end at |x_k| = {largest:.3g}"
+        if largest <= BOX:
+            return f"{said}, the edge of the set"
+        raise PluginError(f"{said}; expected at most {BOX:g}: the step is not projected")
+
+
+def _is_step(name: str) -> bool:
+    return name.endswith("step_size")
+
+
+def _list(errors: list[float]) -> str:
+    return ", ".join(f"{error:.1e}" for error in errors)

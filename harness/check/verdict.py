@@ -1,0 +1,38 @@
+"""A verdict is one line: whether a check holds, and what was found where."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from harness.errors import PluginError
+from harness.plugins import last_line
+
+Checks = Mapping[str, Callable[[], str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    check: str
+    holds: bool
+    said: str
+
+    def __str__(self) -> str:
+        return f"{'holds' if self.holds else 'fails'}: {self.check}: {self.said}"
+
+
+def judged(checks: Checks) -> Iterator[Verdict]:
+    """Every check in turn, whatever became of the ones before. A check says what it saw, or raises."""
+    for name, check in checks.items():
+        try:
+            yield Verdict(name, True, check())
+        except PluginError as error:
+            yield Verdict(name, False, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is a verdict on it
+            yield Verdict(name, False, f"raised {last_line(error)}")
+
+
+def words(config: Mapping[str, Any]) -> str:
+    """A configuration in few words."""
+    return " ".join(f"{name}={value:.4g}" for name, value in config.items())
