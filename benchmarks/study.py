@@ -73,7 +73,7 @@ def main() -> None:
     ]
     heads = ["workers", "wall", "of it start-up", "seconds of trials", "overhead of the worker time"]
     note = (
-        f"`harness run data_poisoning {' '.join(flags[:6])} …`, {options.trials} trials, executor Ray. "
+        f"`harness run data_poisoning {' '.join(flags[:8])} …`, {options.trials} trials, executor Ray. "
         "Overhead: 1 − seconds of trials (search and evaluation) / (workers × wall after start-up); target ≤ "
         "5 %. It includes workers that have nothing left to do at the end. Start-up: the wall time of the "
         "same command with one trial per worker, less the time of the longest of them."
