@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from typing import Any
 
@@ -116,7 +117,19 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
     return execute
 
 
+def _reachable(address: str) -> None:
+    """Ray itself would try for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise HarnessError(f"no Ray cluster answers at --address {address} ({error}); check it") from None
+
+
 def _start(workers: int, address: str | None) -> None:
+    if address:
+        _reachable(address)
     own: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)

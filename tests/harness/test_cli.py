@@ -42,6 +42,11 @@ def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
             [*RUN, "--trials", "1", "--budget", "10", "--executor", "ray", "--workers", "0"],
             "--workers must be",
         ),
+        (
+            [*RUN, "--trials", "1", "--budget", "10", "--executor", "ray", "--workers", "1"]
+            + ["--address", "127.0.0.1:1"],
+            "no Ray cluster answers",
+        ),
         ([*RUN, "--trials", "1", "--budget", "10", "--pack", "0"], "--pack must be"),
         ([*RUN, "--trials", "1", "--budget", "10", "--seed", "-1"], "--seed must be"),
         ([*RUN, "--trials", "1", "--budget", "10", "--sampler", "sobal"], "did you mean 'sobol'"),
