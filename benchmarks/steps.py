@@ -1,9 +1,11 @@
 """(a), (d) One stochastic step: ours alone and in a pack, the published way, and a JAX scan."""
 
 import importlib.metadata
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks import common, jax_steps
 from benchmarks.common import BATCH, microseconds, times
@@ -11,7 +13,7 @@ from harness.blocks import lower_sgd, system_sgd
 from harness.budget import KINDS, Accountant
 from harness.oracle import Oracle
 from harness.streams import Streams
-from problems.data_poisoning import DataPoisoning
+from problems.data_poisoning import DataPoisoning, _add_product, _logits
 
 STEP_SIZE = 0.09
 
@@ -22,6 +24,25 @@ def oracle(task: DataPoisoning, trials: int) -> Oracle:
     accountant = Accountant(trials, 1e15, dict.fromkeys(KINDS, 1.0))
     accountant.open(np.arange(trials), np.full((trials, len(KINDS)), 10**12))
     return Oracle(task, streams, accountant, task.initial(1))
+
+
+def _pieces(task: DataPoisoning, x: Tensor, y: Tensor, steps: int) -> dict[str, Callable[[], float]]:
+    """The two parts of a lone lower step that take time."""
+    door, w = oracle(task, 1), y.view(1, task.classes, -1)
+    batches = [door.batch("lower", BATCH, i) for i in range(steps)]
+    gathered = [task._parts(x, batch) for batch in batches[:50]]
+
+    def gather() -> None:
+        for batch in batches:
+            task._parts(x, batch)
+
+    def products() -> None:
+        for parts in gathered:
+            total = torch.zeros_like(w)
+            for images, _, _ in parts:
+                _add_product(total, _logits(w, images), images)
+
+    return {"gather": common.timed(gather, steps), "products": common.timed(products, len(gathered))}
 
 
 def main() -> None:
@@ -67,6 +88,7 @@ def main() -> None:
     machine = common.Machine(task)
     sides = {
         **machine.sides,
+        **_pieces(task, x[:1], y[:1], steps),
         "published": common.timed(published_lower, few),
         "alone": common.timed(lambda: lower(1), steps),
         "pack": common.timed(lambda: lower(n), steps * n),
@@ -102,7 +124,12 @@ def _tables(task: DataPoisoning, found: dict[str, float], machine: common.Machin
             floor = microseconds(floors[prefix + key])
             lines.append([kind, f"ours, {label}", microseconds(ours), times(base / ours), target, floor])
     against = common.table(["what", "how", "time", "faster", "target", "floor"], lines)
-    parts = [machine.say(found), against]
+    rate = 2 * product / found["products"] / 1e9
+    where = (
+        f"Of a lower step alone, {microseconds(found['gather'])} go into gathering its images and "
+        f"{microseconds(found['products'])} into its products ({rate:.0f} GFLOP/s)."
+    )
+    parts = [machine.say(found), against, where]
     if "jax alone" not in found:
         return [*parts, "JAX is not installed here, so (d) was not measured: `pip install jax`."]
     pairs = [
