@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def make_spec(
         if given["search_seed"] is None
         else not_negative("--search-seed", given["search_seed"]),
         sampler=one_of("--sampler", given["sampler"], SAMPLERS),
-        metrics={name: {"label": m.label, "short": m.short} for name, m in problem.metric_names.items()},
+        metrics={name: asdict(metric) for name, metric in problem.metric_names.items()},
         objective=problem.objective,
         headline=problem.headline,
         solvers={name: _solver_spec(plugin, spaces[name]) for name, plugin in solvers.items()},

@@ -14,7 +14,7 @@ iteration is taken on that mini-batch, and the lower level is the sum of the sma
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -48,10 +48,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is called in tables: in full, and in a column head."""
+    """How a metric is called in tables, in full and in a column head, and whether lower is better or higher.
+    Of the objective lower is better, always."""
 
     label: str
     short: str
+    better: Literal["lower", "higher"] = "lower"
 
 
 @dataclass(kw_only=True)

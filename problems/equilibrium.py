@@ -123,9 +123,9 @@ class Equilibrium(Problem):
     headline = "test_accuracy"
     metric_names = {
         "train_loss": Metric("training loss", "Train loss"),
-        "train_accuracy": Metric("training accuracy (%)", "Train"),
+        "train_accuracy": Metric("training accuracy (%)", "Train", "higher"),
         "test_loss": Metric("test loss", "Test loss"),
-        "test_accuracy": Metric("test accuracy (%)", "Test"),
+        "test_accuracy": Metric("test accuracy (%)", "Test", "higher"),
         "prox_map_norm": Metric("norm of the proximal-gradient map", "Prox map"),
     }
     by_example = True

@@ -36,19 +36,30 @@ def best(view: View, top: int) -> Table:
         f"behind-{solver}" if n else "" for solver, n in zip(data["solver"], data["averaged"], strict=True)
     ]
     shown = [_words("Solver", data["label"])]
-    shown += [_scores(f"{view.short(metric)}, best", data[f"{metric} best"], to_best) for metric in columns]
+    for metric in columns:
+        best_of = data[f"{metric} best"]
+        shown.append(_scores(f"{view.short(metric)}, best", best_of, view.better(metric), to_best))
     for metric in columns:
         mean, std = data[f"{metric} mean"], data[f"{metric} std"]
         digits = text.decimals(mean)
         cells = [text.spread(m, s, digits) for m, s in zip(mean, std, strict=True)]
-        shown.append(Column(f"{view.short(metric)}, top {top}", cells, list(mean), _lowest(mean), to_top))
+        shown.append(
+            Column(
+                f"{view.short(metric)}, top {top}",
+                cells,
+                list(mean),
+                _best(mean, view.better(metric)),
+                to_top,
+            )
+        )
     of = [f"{used} of {recorded}" for used, recorded in zip(data["averaged"], data["trials"], strict=True)]
     shown += [Column("n", of, list(data["averaged"])), _words("Best trial", data["best_trial"], to_best)]
     caption = (
         f"Best trial and mean ± sample standard deviation of the {top} best trials of every solver, "
-        f"selected by {view.metric_label(view.objective)}; reported: {view.metric_label(view.headline)}; "
-        "lower is better. n: trials averaged, of the trials recorded. Rows by best objective, ties in the "
-        f"study's order of solvers; bold: lowest of a column. {view.conditions}"
+        f"selected by {view.metric_label(view.objective)}, lower is better; reported: "
+        f"{view.metric_label(view.headline)}, {view.better(view.headline)} is better. n: trials averaged, of "
+        "the trials recorded. Rows by best objective, ties in the study's order of solvers; bold: best of a "
+        f"column. {view.conditions}"
     )
     behind_rows = {str(row["solver"]): str(row["top_trials"]).split() for _, row in data.iterrows()}
     return Table("best", "Best trials", caption, shown, data, behind_rows)
@@ -68,7 +79,10 @@ def configurations(view: View) -> Table:
     shown.append(_numbers("Samples per iteration", per_iteration, text.count))
     shown.append(_numbers("Iterations", chosen["upper_iterations"], text.count))
     scores = {view.headline: f"metric.{view.headline}"} | {view.objective: "objective"}
-    shown += [_scores(view.short(metric), chosen[column], links) for metric, column in scores.items()]
+    shown += [
+        _scores(view.short(metric), chosen[column], view.better(metric), links)
+        for metric, column in scores.items()
+    ]
     shown.append(_words("Trial", chosen["trial"], links))
     caption = (
         "Configuration of the best trial of every solver by "
@@ -145,7 +159,7 @@ def outcomes(view: View) -> Table:
     shown = [
         _words("Solver", data["solver"]),
         *(_numbers(c.capitalize(), data[c], text.count) for c in counts),
-        Column("Share that works", share, list(data["works"]), _lowest(-data["works"])),
+        Column("Share that works", share, list(data["works"]), _best(data["works"], "higher")),
     ]
     caption = (
         "Outcomes of all trials. Completed includes the trials whose first upper iteration did not fit the "
@@ -156,18 +170,18 @@ def outcomes(view: View) -> Table:
     return Table("outcomes", "Outcomes", caption, shown, data)
 
 
-def _lowest(values: pd.Series[float]) -> list[bool]:
-    return list(np.isfinite(values) & (values == values.min()))
+def _best(values: pd.Series[float], better: str) -> list[bool]:
+    return list(np.isfinite(values) & (values == (values.min() if better == "lower" else values.max())))
 
 
 def _words(heading: str, values: pd.Series[str], links: Sequence[str] = ()) -> Column:
     return Column(heading, [str(v) or MISSING for v in values], list(values), links=links)
 
 
-def _scores(heading: str, values: pd.Series[float], links: Sequence[str]) -> Column:
+def _scores(heading: str, values: pd.Series[float], better: str, links: Sequence[str]) -> Column:
     digits = text.decimals(values)
     cells = [text.score(float(value), digits) for value in values]
-    return Column(heading, cells, list(values), _lowest(values), links)
+    return Column(heading, cells, list(values), _best(values, better), links)
 
 
 def _numbers(heading: str, values: pd.Series[float], show: Callable[[float], str]) -> Column:

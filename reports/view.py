@@ -87,6 +87,10 @@ class View:
     def short(self, metric: str) -> str:
         return str(self.spec["metrics"].get(metric, {}).get("short", metric))
 
+    def better(self, metric: str) -> str:
+        """ "lower" or "higher"."""
+        return str(self.spec["metrics"].get(metric, {}).get("better", "lower"))
+
     def space(self, solver: str) -> dict[str, dict[str, Any]]:
         return dict(self.spec["solvers"].get(solver, {}).get("space", {}))
 

@@ -178,6 +178,18 @@ def test_a_top_larger_than_the_study_says_so(record: Record) -> None:
     assert counted.cells == ["1 of 1", "0 of 0"]
 
 
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_the_best_of_a_column_is_bold(record: Record, better: str) -> None:
+    metrics = record.spec["metrics"]
+    told = {**metrics, "test_accuracy": {**metrics["test_accuracy"], "better": better}}
+    table = tables.best(View.of(replace(record, spec={**record.spec, "metrics": told})), top=10)
+    column = next(column for column in table.columns if column.heading == "Test, best")
+    finite = [float(value) for value in column.keys if np.isfinite(value)]
+    wanted = min(finite) if better == "lower" else max(finite)
+    assert [value for value, bold in zip(column.keys, column.bold, strict=True) if bold] == [wanted]
+    assert f"test accuracy (%), {better} is better" in table.caption
+
+
 def test_import_is_light() -> None:
     heavy = "{'matplotlib', 'seaborn', 'torch', 'optuna', 'ray'}"
     code = f"import sys, reports, reports.report; assert not {heavy} & set(sys.modules)"
