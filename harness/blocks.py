@@ -20,12 +20,12 @@ class NestedLoops(Solver[S]):
     """Parameters and cost of a method with t lower steps, k system steps and J cross batches per upper
     iteration: (t + k + J) * batch_size + n_upper samples."""
 
-    lower_steps: Tensor = count("lower steps per upper iteration", symbol="t")
-    system_steps: Tensor = count("system steps per upper iteration", symbol="k")
-    cross_batches: Tensor = count("batches of the cross product", symbol="J")
-    upper_step_size: Tensor = real("step size of x", symbol="alpha")
-    lower_step_size: Tensor = real("step size of y", symbol="eta_LL")
-    system_step_size: Tensor = real("step size of z", symbol="eta_LS")
+    lower_steps: Tensor = count("lower steps per upper iteration, 1 to 10000", symbol="t")
+    system_steps: Tensor = count("system steps per upper iteration, usually t", symbol="k")
+    cross_batches: Tensor = count("batches of the cross product, 1 to k", symbol="J")
+    upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="alpha")
+    lower_step_size: Tensor = real("step size of y, 1e-4 to 10", symbol="eta_LL")
+    system_step_size: Tensor = real("step size of z, usually that of y", symbol="eta_LS")
     batch_size: int = shared("examples per lower, system and cross batch", symbol="B", default=90)
 
     def cost(self, oracle: Oracle) -> Cost:

@@ -16,14 +16,23 @@ from harness.plugins import KINDS, Plugin, Plugins
 
 def print_list(files: Sequence[Path]) -> None:
     plugins = Plugins(files)
-    table = Table("kind", "name", "what it is", "from")
+    table = _table("kind", "name", "what it is, and from where")
     for kind in KINDS:
         for name in plugins.names(kind):
             plugin = plugins.get(kind, name)
-            table.add_row(kind, Text(name), Text(_summary(plugin)), Text(plugin.origin))
+            table.add_row(kind, Text(name), Text(f"{_summary(plugin)}\n{plugin.origin}"))
     for file, why in plugins.broken.items():
-        table.add_row("?", "", Text(f"error: {why}"), Text(file))
+        table.add_row("?", "", Text(f"error: {why}\n{file}"))
     Console().print(table)
+
+
+def _table(*heads: str) -> Table:
+    """Readable on 80 columns: names whole, long words folded in the last column."""
+    table = Table(box=None, header_style="bold")
+    for head in heads[:-1]:
+        table.add_column(head, no_wrap=True)
+    table.add_column(heads[-1], overflow="fold")
+    return table
 
 
 def _summary(plugin: Plugin) -> str:
@@ -43,9 +52,11 @@ def print_plugin(name: str, files: Sequence[Path]) -> None:
     for kind in kinds:
         plugin = plugins.get(kind, name)
         loaded = plugin.load()
-        table = Table("parameter", "symbol", "meaning", "default", "least value", "choices")
+        table = _table("parameter", "symbol", "default", "meaning")
         for parameter_name, parameter in parameters(loaded).items():
-            table.add_row(*map(Text, (parameter_name, *_cells(parameter))))
+            default = "required" if parameter.required else str(parameter.default)
+            cells = (parameter_name, parameter.symbol, default, _meaning(parameter))
+            table.add_row(*map(Text, cells))
         console = Console()
         console.print(
             Text(f"{kind} {name}: {loaded.label}\nreference: {loaded.reference}\nfile: {plugin.origin}")
@@ -53,11 +64,10 @@ def print_plugin(name: str, files: Sequence[Path]) -> None:
         console.print(table)
 
 
-def _cells(parameter: Parameter) -> tuple[str, ...]:
-    return (
-        parameter.symbol,
-        parameter.meaning,
-        "required" if parameter.required else str(parameter.default),
-        "" if parameter.low is None else f"{parameter.low:g}",
-        "" if parameter.choices is None else ", ".join(map(str, parameter.choices)),
-    )
+def _meaning(parameter: Parameter) -> str:
+    words = [parameter.meaning]
+    if parameter.choices is not None:
+        words.append(f"one of {', '.join(map(str, parameter.choices))}")
+    if parameter.low is not None:
+        words.append(f"at least {parameter.low:g}")
+    return "; ".join(words)
