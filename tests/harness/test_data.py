@@ -1,0 +1,96 @@
+"""Data files: read from a folder or downloaded once, and nothing damaged is let through."""
+
+import gzip
+import hashlib
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import data
+from harness.data import data_folder, parse_idx, read_gzip
+from harness.errors import HarnessError
+
+CONTENT = b"\x00\x00\x08\x02" + np.array([2, 3], dtype=">i4").tobytes() + bytes(range(6))
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder served over HTTP, and its address; the user's cache is a new folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    monkeypatch.setattr(data, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+
+
+def stored(root: Path, content: bytes, name: str = "images.gz") -> Path:
+    (root / "set").mkdir(parents=True, exist_ok=True)
+    (root / "set" / name).write_bytes(content)
+    return root
+
+
+def test_packed_or_not_the_content_is_the_same(tmp_path: Path) -> None:
+    packed = stored(tmp_path / "packed", gzip.compress(CONTENT))
+    plain = stored(tmp_path / "plain", CONTENT, "images")
+    for root in (packed, plain):
+        assert read_gzip(root, "set", "images", "nowhere", SHA) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        (gzip.compress(CONTENT)[:-9], "cannot be read"),
+        (b"no archive", "cannot be read"),
+        (gzip.compress(CONTENT[:-1]), "has SHA-256"),
+        (gzip.compress(CONTENT[:-1] + b"x"), "has SHA-256"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, damaged: bytes, said: str) -> None:
+    with pytest.raises(HarnessError, match=f"images.gz {said}"):
+        read_gzip(stored(tmp_path, damaged), "set", "images", "nowhere", SHA)
+
+
+def test_a_missing_file_or_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HarnessError, match="images.gz is missing"):
+        read_gzip(tmp_path, "set", "images", "nowhere", SHA)
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "gone"))
+    with pytest.raises(HarnessError, match="gone does not exist"):
+        data_folder(None)
+
+
+def test_downloaded_once(server: tuple[Path, str]) -> None:
+    folder, address = server
+    (folder / "images.gz").write_bytes(gzip.compress(CONTENT))
+    assert read_gzip(None, "set", "images", f"{address}/images.gz", SHA) == CONTENT
+    (folder / "images.gz").unlink()
+    assert read_gzip(None, "set", "images", f"{address}/images.gz", SHA) == CONTENT
+
+
+def test_a_download_is_not_trusted(server: tuple[Path, str]) -> None:
+    folder, address = server
+    with pytest.raises(HarnessError, match="could not be downloaded"):
+        read_gzip(None, "set", "images", f"{address}/images.gz", SHA)
+    (folder / "images.gz").write_bytes(gzip.compress(CONTENT + b"more"))
+    with pytest.raises(HarnessError, match="has SHA-256"):
+        read_gzip(None, "set", "images", f"{address}/images.gz", SHA)
+
+
+def test_idx() -> None:
+    assert parse_idx(CONTENT, "images").tolist() == [[0, 1, 2], [3, 4, 5]]
+    for wrong in (b"", b"\x00\x00\x0d" + CONTENT[3:], CONTENT + b"x", CONTENT[:-1]):
+        with pytest.raises(HarnessError, match="images"):
+            parse_idx(wrong, "images")
