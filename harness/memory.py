@@ -28,12 +28,12 @@ class Memory:
 
     def recall(self, state: S, live: np.ndarray, rows: Tensor) -> S:
         """The state with its warm-started fields as examples `rows` were left."""
-        trials = torch.from_numpy(live).unsqueeze(1)
+        trials = torch.from_numpy(live).to(rows.device).unsqueeze(1)
         held = {name: table[trials, rows].flatten(1) for name, table in self._rows.items()}
         return dataclasses.replace(state, **held)
 
     def keep(self, state: S, live: np.ndarray, rows: Tensor) -> None:
         """Remember what examples `rows` are left with."""
-        trials = torch.from_numpy(live).unsqueeze(1)
+        trials = torch.from_numpy(live).to(rows.device).unsqueeze(1)
         for name, table in self._rows.items():
             table[trials, rows] = getattr(state, name).view(len(live), len(rows), -1)
