@@ -29,7 +29,8 @@ class Rules:
     divergence: where a diverged trial is scored: "x0", at its "last" finite iterate, or "worst" (ranked
     last). system_failure: a system solve that is not finite gives its "start" vector, as the published
     code has it, or makes the trial "diverge". curves: at how many points of the budget, spread evenly on a
-    log scale from the first upper iteration to the last, cheap metrics are recorded; 0: none.
+    log scale from the first upper iteration on, cheap metrics are recorded, and at the start and the end;
+    0: none.
     """
 
     budget: float
@@ -107,6 +108,7 @@ class _Run:
                 raise PluginError("the solver's cost() declares no samples: the trial would never end")
             fits = self.accountant.fits(oracle.live, declared)
             if not fits.all():
+                self._measure(state, ~fits)
                 self._output(state, ~fits)
                 keep = _selection(fits)
                 solver, state, declared = solver.at(keep), state.at(keep), declared[fits]
@@ -173,14 +175,18 @@ class _Run:
         return np.asarray(due)
 
     def _curve_grid(self, first: np.ndarray) -> np.ndarray:
-        """Points of the budget for each trial, shape (N, curves): from its first upper iteration to just
-        after the last but one that it can afford, so that its last iterate is always among them."""
+        """Points of the budget for each trial, shape (N, curves), from its first upper iteration on."""
         first = np.minimum(first, self.rules.budget)[:, None]
-        last = np.maximum(self.rules.budget - first * (1 - 1e-9), first)
-        points: np.ndarray = first * (last / first) ** np.linspace(0, 1, self.rules.curves)
+        points: np.ndarray = first * (self.rules.budget / first) ** np.linspace(0, 1, self.rules.curves)
         return points
 
     def _measure(self, state: State, due: np.ndarray) -> None:
+        """A point of the curve of the trials that are due, once per upper iteration at most."""
+        curves = [self.results[n].curve for n in self.oracle.live]
+        done = [self.results[n].upper_iterations for n in self.oracle.live]
+        due = due & np.array(
+            [not c or c[-1]["upper_iteration"] < s for c, s in zip(curves, done, strict=True)], dtype=bool
+        )
         if not self.rules.curves or not due.any():
             return
         keep = _selection(due)

@@ -16,7 +16,7 @@ from harness.pack import Rules, run_pack
 from harness.problem import Batch
 from harness.streams import Streams
 from problems.data_poisoning import DataPoisoning
-from solvers.bsgm import Bsgm
+from solvers.bsgm import Bsgm, BsgmGrowing
 from solvers.stocbio import Stocbio
 
 ONE = dict.fromkeys(KINDS, 1.0)
@@ -113,6 +113,19 @@ def test_curves_change_no_number() -> None:
     assert with_curve.metrics == without.metrics and not without.curve
     spent = [point["total"] for point in with_curve.curve]
     assert spent == sorted(spent) and spent[0] == 0 and len(spent) > 5
+
+
+@settings(max_examples=30, deadline=None)
+@given(budget=st.integers(1, 20_000), growth=st.floats(0.1, 3))
+def test_a_curve_starts_at_the_start_and_ends_at_the_output(budget: int, growth: float) -> None:
+    grown = {"growth": growth, "upper_step_size": 0.1, "lower_step_size": 0.1, "system_step_size": 0.1}
+    for solver, config in ((Bsgm, _bsgm()), (BsgmGrowing, {**grown, "horizon": 0, "batch_size": 5})):
+        (result,) = run_pack(_problem(), solver, [config], Rules(budget, ONE, 0), CPU, F64)
+        steps = [point["upper_iteration"] for point in result.curve]
+
+        assert steps[0] == 0 and steps[-1] == result.upper_iterations
+        assert steps == sorted(set(steps)) and len(steps) <= 22
+        assert result.curve[-1]["total"] == result.ledger["total"]
 
 
 @pytest.mark.parametrize("solver", [Bsgm, Stocbio])
