@@ -58,6 +58,7 @@ def test_packed_or_not_the_content_is_the_same(tmp_path: Path) -> None:
         (gzip.compress(CONTENT[:-1]), "has SHA-256"),
         (gzip.compress(CONTENT[:-1] + b"x"), "has SHA-256"),
     ],
+    ids=["truncated", "not gzip", "a byte short", "a byte changed"],
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, damaged: bytes, said: str) -> None:
     with pytest.raises(HarnessError, match=f"images.gz {said}"):
