@@ -28,14 +28,6 @@ def inline(context: Context) -> Executor:
     return execute
 
 
-def executor(kind: str, context: Context, workers: int, address: str | None) -> Executor:
-    if kind == "inline":
-        return inline(context)
-    from harness.ray_executor import on_ray
-
-    return on_ray(context, workers, address)
-
-
 def default_workers(device: str, address: str | None) -> int:
     """As many as there are GPUs, or CPUs."""
     if address is not None:

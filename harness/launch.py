@@ -17,7 +17,7 @@ import torch
 from harness.budget import KINDS
 from harness.draws import SAMPLERS, grid_size, sampler
 from harness.errors import HarnessError
-from harness.executors import auto_pack, default_workers, executor
+from harness.executors import auto_pack, default_workers, inline
 from harness.given import make_context, not_negative, one_of, positive
 from harness.pack import Rules, first_cost, run_pack
 from harness.params import parameters
@@ -27,7 +27,7 @@ from harness.progress import print_line, shown
 from harness.solver import Solver
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
-from harness.study import Study, locked
+from harness.study import Executor, Study, locked
 from harness.worker import Context, set_up
 
 INTERRUPTED = 130
@@ -54,7 +54,7 @@ def run_study(**given: Any) -> int:
         if not study.finished():
             try:
                 with shown(study):
-                    executor(given["executor"], context, workers, given["address"])(study)
+                    _executor(given["executor"], context, workers, given["address"])(study)
             except KeyboardInterrupt:
                 sys.stderr.write(
                     f"interrupted: what is recorded in {out} is safe; the same command goes on from there\n"
@@ -62,6 +62,14 @@ def run_study(**given: Any) -> int:
                 return INTERRUPTED
         print_line(f"{out}: {_count(study)}; next: harness report {out}")
     return 0
+
+
+def _executor(kind: str, context: Context, workers: int, address: str | None) -> Executor:
+    if kind == "inline":
+        return inline(context)
+    from harness.ray_executor import on_ray
+
+    return on_ray(context, workers, address)
 
 
 def _count(study: Study) -> str:
