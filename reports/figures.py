@@ -86,6 +86,7 @@ def curves(view: View) -> Picture:
         block.suptitle(title, fontsize=8, fontweight="bold")
         block.supxlabel("samples", fontsize=8)
         axes = block.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        axes.flat[0].set_yscale(view.scale(metric))
         for panel, solver in zip(axes.flat, view.solvers, strict=False):
             panels.curve(panel, view, solver, metric, bands, grid)
         for panel in axes.flat[len(view.solvers) :]:
@@ -104,6 +105,7 @@ def parameters(view: View) -> Picture:
     names = [name for name in view.parameters if any(name in view.searched(s) for s in view.solvers)]
     figure = _figure(0.8 + 1.15 * len(view.solvers), max(WIDTH, 1.6 * len(names)))
     axes = figure.subplots(len(view.solvers), max(len(names), 1), sharex="col", sharey=True, squeeze=False)
+    axes.flat[0].set_yscale(view.scale(view.objective))
     for row, solver in zip(axes, view.solvers, strict=True):
         row[0].set_ylabel(text.mathtext(view.label(solver)))
         for panel, name in zip(row, names, strict=False):
@@ -130,6 +132,7 @@ def distribution(view: View) -> Picture:
     """Boxes and points beside the empirical distribution, one axis for the objective."""
     figure = _figure(3.0)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
+    left.set_yscale(view.scale(view.objective))
     panels.spread(left, view)
     panels.shares(right, view)
     _legend(figure, right)
@@ -146,6 +149,7 @@ def expected_best(view: View, unit: str) -> Picture:
     figure = _figure(3.2, 5.0)
     rng = np.random.default_rng(0)
     axes = panels.search_effort(figure.subplots(), view, rng, in_samples=unit == "samples")
+    axes.set_yscale(view.scale(view.objective))
     _legend(figure, axes)
     effort = "total samples, tuning included" if unit == "samples" else "number of trials"
     caption = (
@@ -161,6 +165,7 @@ def best_at_budget(view: View) -> Picture:
     figure = _figure(3.2, 5.0)
     grid = statistics.sample_grid(view.curves, float(view.spec["budget"]))
     axes = panels.chosen_at_budget(figure.subplots(), view, grid)
+    axes.set_yscale(view.scale(view.headline))
     _legend(figure, axes)
     caption = (
         f"At every budget, {view.metric_label(view.headline)} of the trial with the lowest "

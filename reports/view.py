@@ -26,6 +26,9 @@ _NUMBERS = (
 )
 
 
+DECADES = 1e3
+
+
 @dataclass(frozen=True)
 class View:
     """`trials` and `curves` are copies in order of solver and number, with the columns reports rely on."""
@@ -90,6 +93,13 @@ class View:
     def better(self, metric: str) -> str:
         """ "lower" or "higher"."""
         return str(self.spec["metrics"].get(metric, {}).get("better", "lower"))
+
+    def scale(self, metric: str) -> str:
+        """The scale of an axis: "log" where the metric is positive throughout and covers three decades."""
+        values = [frame[f"metric.{metric}"].to_numpy(dtype=float) for frame in (self.trials, self.curves)]
+        finite = np.concatenate(values)[np.isfinite(np.concatenate(values))]
+        wide = len(finite) > 0 and finite.min() > 0 and finite.max() > DECADES * finite.min()
+        return "log" if wide else "linear"
 
     def space(self, solver: str) -> dict[str, dict[str, Any]]:
         return dict(self.spec["solvers"].get(solver, {}).get("space", {}))
