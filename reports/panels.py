@@ -111,7 +111,7 @@ def sensitivity(axes: Axes, view: View, solver: str, name: str) -> Axes:
         filled = statistics.fill_failures(objective, view.worst)
         middle = statistics.running_median(across, filled, max(7, len(trials) // 6))
         axes.plot(*middle, color=colour, zorder=4)
-    return log_axis(axes) if view.space(solver)[name].get("log") else axes
+    return log_axis(axes) if view.drawn_on_log(solver, name) else axes
 
 
 def spread(axes: Axes, view: View) -> Axes:

@@ -118,8 +118,15 @@ class View:
         return ", ".join(f"{key} {value}" for key, value in entry.items()) or MISSING
 
     def searched(self, solver: str) -> list[str]:
-        """The parameters of `solver` that are drawn from a range."""
-        return [name for name, entry in self.space(solver).items() if "low" in entry]
+        """The parameters of `solver` that are drawn from a range or from choices."""
+        return [name for name, entry in self.space(solver).items() if {"low", "choices"} & set(entry)]
+
+    def drawn_on_log(self, solver: str, name: str) -> bool:
+        """Whether a parameter is drawn from a log-uniform range, or from choices over more than a decade."""
+        entry = self.space(solver)[name]
+        choices = entry.get("choices", [])
+        wide = len(choices) > 0 and min(choices) > 0 and max(choices) > 10 * min(choices)
+        return bool(entry.get("log", wide))
 
     def values(self, trials: pd.DataFrame, name: str) -> list[Any]:
         """A parameter's values, None where a solver has no such parameter."""

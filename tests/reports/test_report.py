@@ -190,6 +190,18 @@ def test_the_best_of_a_column_is_bold(record: Record, better: str) -> None:
     assert f"test accuracy (%), {better} is better" in table.caption
 
 
+def test_choices_are_searched_and_wide_scales_are_logarithmic(record: Record) -> None:
+    grid = {"lower_steps": {"choices": [1, 10, 1000]}, "system_steps": {"choices": [2, 3]}, "batch_size": {}}
+    solvers = {"bsgm": {**record.spec["solvers"]["bsgm"], "space": grid}}
+    view = View.of(replace(record, spec={**record.spec, "solvers": solvers}))
+    assert view.searched("bsgm") == ["lower_steps", "system_steps"]
+    assert [view.drawn_on_log("bsgm", name) for name in view.searched("bsgm")] == [True, False]
+
+    assert view.scale("val_accuracy") == "linear"
+    tiny = record.trials.assign(**{"metric.val_accuracy": record.trials["metric.val_accuracy"] * 1e-9})
+    assert View.of(narrowed(record, tiny, record.curves)).scale("val_accuracy") == "log"
+
+
 def test_import_is_light() -> None:
     heavy = "{'matplotlib', 'seaborn', 'torch', 'optuna', 'ray'}"
     code = f"import sys, reports, reports.report; assert not {heavy} & set(sys.modules)"
