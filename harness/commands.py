@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from rich.console import Console
 
 from harness.errors import HarnessError, nearest
@@ -18,7 +19,7 @@ from harness.given import make_context, pairs, positive
 from harness.pack import Result
 from harness.params import parameters
 from harness.plugins import Plugins
-from harness.progress import print_line, tally_table
+from harness.progress import tally_table
 from harness.record import load_record, read_trials, result_of, told
 from harness.solver import Solver
 from harness.space import Space, complete, find_space
@@ -36,7 +37,7 @@ def run_trial(**given: Any) -> int:
     (result,) = Worker(context).run(Pack(given["solver"], (0,), (config,)))
     fields = _summary(result)
     if given["as_json"]:
-        print_line(json.dumps(fields))
+        typer.echo(json.dumps(fields))
     else:
         Console().print_json(json.dumps(fields))
     if result.state == "failed":
@@ -85,8 +86,8 @@ def replay_trial(folder: Path, trial: str, tolerance: float, data_dir: Path | No
     (again,) = Worker(context).run(Pack(trial.split("/")[0], (0,), (recorded.config,)))
     found = _compare(recorded, again, positive("--tolerance", tolerance))
     for line in found:
-        print_line(line)
-    print_line(f"{trial}: {'differs' if found else f'the same, to a relative {tolerance:g}'}")
+        typer.echo(line)
+    typer.echo(f"{trial}: {'differs' if found else f'the same, to a relative {tolerance:g}'}")
     return 1 if found else 0
 
 
@@ -138,8 +139,8 @@ def write_report(folder: Path, top: int, out: Path | None) -> None:
     write: Callable[..., Path] = importlib.import_module("reports.report").write_report
     target = out or folder / "report"
     page = write(record, target, top)
-    print_line((target / "tables" / "best.md").read_text("utf-8"))
-    print_line(f"page: {page}")
+    typer.echo((target / "tables" / "best.md").read_text("utf-8"))
+    typer.echo(f"page: {page}")
 
 
 def check_plugin(name: str, options: Sequence[str], files: Sequence[Path], data_dir: Path | None) -> int:
@@ -151,7 +152,7 @@ def check_plugin(name: str, options: Sequence[str], files: Sequence[Path], data_
     with fresh_process() as elsewhere:
         checks = plugin_checks(name, pairs(options, "--set"), files, data_dir, elsewhere)
         for verdict in judged(checks):
-            print_line(str(verdict))
+            typer.echo(str(verdict))
             failed += not verdict.holds
-    print_line(f"{name}: {failed} of {len(checks)} checks fail" if failed else f"{name}: all checks hold")
+    typer.echo(f"{name}: {failed} of {len(checks)} checks fail" if failed else f"{name}: all checks hold")
     return 1 if failed else 0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+import typer
 
 from harness.budget import KINDS
 from harness.draws import SAMPLERS, grid_size, sampler
@@ -23,7 +24,7 @@ from harness.pack import Rules, first_cost, run_pack
 from harness.params import parameters
 from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
-from harness.progress import print_line, shown
+from harness.progress import shown
 from harness.solver import Solver
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
@@ -60,7 +61,7 @@ def run_study(**given: Any) -> int:
                     f"interrupted: what is recorded in {out} is safe; the same command goes on from there\n"
                 )
                 return INTERRUPTED
-        print_line(f"{out}: {_count(study)}; next: harness report {out}")
+        typer.echo(f"{out}: {_count(study)}; next: harness report {out}")
     return 0
 
 
@@ -165,17 +166,17 @@ def _plan(
     device: str,
 ) -> None:
     trials = spec.trials * len(solvers)
-    print_line(f"problem {spec.problem}, options {spec.options}")
+    typer.echo(f"problem {spec.problem}, options {spec.options}")
     for name, solver in spec.solvers.items():
         drawn = [key for key, entry in solver.space.items() if "low" in entry or "choices" in entry]
-        print_line(f"solver {name}: {spec.trials} configurations of {', '.join(drawn) or 'one fixed point'}")
-    print_line(f"packs of at most {size} on {workers} workers: about {-(-trials // size)}")
+        typer.echo(f"solver {name}: {spec.trials} configurations of {', '.join(drawn) or 'one fixed point'}")
+    typer.echo(f"packs of at most {size} on {workers} workers: about {-(-trials // size)}")
     evaluation = trials * problem.evaluation_samples
-    print_line(f"samples: at most {trials * spec.budget:,.0f}, and {evaluation:,.0f} in evaluations")
-    print_line(f"memory: about {problem.memory(size) * workers / 2**20:,.0f} MiB for {workers} workers")
+    typer.echo(f"samples: at most {trials * spec.budget:,.0f}, and {evaluation:,.0f} in evaluations")
+    typer.echo(f"memory: about {problem.memory(size) * workers / 2**20:,.0f} MiB for {workers} workers")
     search, scoring = _pilot(spec, problem, solvers, device)
     minutes = trials * (search * spec.budget + scoring) / workers / 60
-    print_line(f"time: about {minutes:,.1f} minutes by one short trial alone; packs are usually faster")
+    typer.echo(f"time: about {minutes:,.1f} minutes by one short trial alone; packs are usually faster")
 
 
 def _pilot(

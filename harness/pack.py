@@ -82,8 +82,8 @@ class _Run:
         streams = Streams(rules.seed, problem.lower_examples, problem.upper_examples, device)
         self.accountant = Accountant(len(configs), rules.budget, rules.prices)
         self.solver = solver.pack(configs, device, dtype)
-        batch_size = getattr(self.solver, "batch_size", None)
-        self.oracle = Oracle(problem, streams, self.accountant, (start[0], start[1]), batch_size)
+        size = self.solver.mini_batch_size
+        self.oracle = Oracle(problem, streams, self.accountant, (start[0], start[1]), size)
         self.results = [Result(config=dict(config), pack=len(configs)) for config in configs]
         self.outputs: list[Tensor | None] = [None] * len(configs)
         self.x0 = start[0]
@@ -236,7 +236,7 @@ def first_cost(
     accountant = Accountant(len(configs), 0, dict.fromkeys(KINDS, 1.0))
     packed = solver.pack(configs, device, torch.float64)
     start = (torch.zeros(problem.dim_x), torch.zeros(problem.dim_y))
-    oracle = Oracle(problem, streams, accountant, start, getattr(packed, "batch_size", None))
+    oracle = Oracle(problem, streams, accountant, start, packed.mini_batch_size)
     return np.asarray(packed.cost(oracle).table(len(configs)).sum(1))
 
 

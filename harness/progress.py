@@ -64,7 +64,3 @@ def shown(study: Study) -> Iterator[None]:
         return
     yield
     console.print(tally_table(study.tallies, time.monotonic() - study.begun))
-
-
-def print_line(text: str) -> None:
-    sys.stdout.write(text + "\n")

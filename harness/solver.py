@@ -63,6 +63,12 @@ class Solver(ABC, Generic[S]):
     warm_starts: ClassVar[tuple[str, ...]] = ()
     floor: ClassVar[str] = ""
 
+    @property
+    def mini_batch_size(self) -> int | None:
+        """Examples of an upper iteration where the lower level falls apart by example: the parameter
+        batch_size; all (None) for a method without it."""
+        return getattr(self, "batch_size", None)
+
     @abstractmethod
     def cost(self, oracle: Oracle) -> Cost:
         """Samples that `step` will use at upper iteration `oracle.iteration`."""

@@ -32,6 +32,16 @@ from harness.solver import Solver, State
 REFERENCE = "Grazzi, Pontil and Salzo 2023, Algorithms 1 and 2"
 
 
+def _step(bsgm: NestedLoops[State], oracle: Oracle, x: Tensor, y: Tensor) -> State:
+    """One upper iteration from x, the lower steps starting at y."""
+    size = bsgm.batch_size
+    y = lower_sgd(oracle, x, y, bsgm.lower_steps, bsgm.lower_step_size, size)
+    f_x, f_y = oracle.upper_gradient(x, y)
+    z = system_sgd(oracle, x, y, f_y, -f_y, bsgm.system_steps, bsgm.system_step_size, size)
+    h = f_x + oracle.cross(x, y, z, oracle.batches("cross", bsgm.cross_batches, size))
+    return State(x=oracle.projected_step(x, h, bsgm.upper_step_size), y=y)
+
+
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bsgm(NestedLoops[State]):
@@ -42,12 +52,7 @@ class Bsgm(NestedLoops[State]):
         return State(x=oracle.x0, y=oracle.y0)
 
     def step(self, oracle: Oracle, state: State) -> State:
-        x, size = state.x, self.batch_size
-        y = lower_sgd(oracle, x, oracle.y0, self.lower_steps, self.lower_step_size, size)
-        f_x, f_y = oracle.upper_gradient(x, y)
-        z = system_sgd(oracle, x, y, f_y, -f_y, self.system_steps, self.system_step_size, size)
-        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", self.cross_batches, size))
-        return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)
+        return _step(self, oracle, state.x, oracle.y0)
 
 
 @final
@@ -67,12 +72,7 @@ class BsgmWs(NestedLoops[State]):
         return State(x=oracle.x0, y=oracle.y0)
 
     def step(self, oracle: Oracle, state: State) -> State:
-        x, size = state.x, self.batch_size
-        y = lower_sgd(oracle, x, state.y, self.lower_steps, self.lower_step_size, size)
-        f_x, f_y = oracle.upper_gradient(x, y)
-        z = system_sgd(oracle, x, y, f_y, -f_y, self.system_steps, self.system_step_size, size)
-        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", self.cross_batches, size))
-        return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)
+        return _step(self, oracle, state.x, state.y)
 
 
 @final

@@ -153,8 +153,8 @@ class _Stepper:
         x0, y0 = (v.to(F64) for v in self.problem.initial(0))
         self.accountant = Accountant(trials, np.inf, dict.fromkeys(KINDS, 1.0))
         streams = Streams(1, self.problem.lower_examples, self.problem.upper_examples, CPU)
-        batch_size = getattr(self.settled, "batch_size", None)
-        self.oracle = Oracle(self.problem, streams, self.accountant, (x0, y0), batch_size)
+        size = self.settled.mini_batch_size
+        self.oracle = Oracle(self.problem, streams, self.accountant, (x0, y0), size)
 
     def after(self, iterations: int) -> State:
         state: State = self.settled.init(self.oracle)
