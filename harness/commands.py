@@ -15,12 +15,12 @@ import typer
 from rich.console import Console
 
 from harness.errors import HarnessError, nearest
-from harness.given import make_context, pairs, positive
-from harness.pack import Result
+from harness.options import make_context, pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins
 from harness.progress import tally_table
 from harness.record import load_record, read_trials, result_of, told
+from harness.runner import Result
 from harness.solver import Solver
 from harness.space import Space, complete, find_space
 from harness.spec import StudySpec, read_spec

@@ -18,13 +18,14 @@ import typer
 from harness.budget import KINDS
 from harness.draws import SAMPLERS, grid_size, sampler
 from harness.errors import HarnessError
-from harness.executors import auto_pack, default_workers, inline
-from harness.given import make_context, not_negative, one_of, positive
-from harness.pack import Rules, first_cost, run_pack
+from harness.executors import default_workers, inline
+from harness.options import make_context, not_negative, one_of, positive
 from harness.params import parameters
 from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
 from harness.progress import shown
+from harness.runner import Rules, first_cost, run_pack
+from harness.sizing import auto_pack
 from harness.solver import Solver
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec

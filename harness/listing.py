@@ -11,13 +11,13 @@ from rich.text import Text
 
 from harness.errors import HarnessError, nearest
 from harness.params import Parameter, parameters
-from harness.plugins import KINDS, Plugin, Plugins
+from harness.plugins import PLUGIN_KINDS, Plugin, Plugins
 
 
 def print_list(files: Sequence[Path]) -> None:
     plugins = Plugins(files)
     table = _table("kind", "name", "what it is, and from where")
-    for kind in KINDS:
+    for kind in PLUGIN_KINDS:
         for name in plugins.names(kind):
             plugin = plugins.get(kind, name)
             table.add_row(kind, Text(name), Text(f"{_summary(plugin)}\n{plugin.origin}"))
@@ -45,9 +45,9 @@ def _summary(plugin: Plugin) -> str:
 
 def print_plugin(name: str, files: Sequence[Path]) -> None:
     plugins = Plugins(files)
-    kinds = [kind for kind in KINDS if name in plugins.names(kind)]
+    kinds = [kind for kind in PLUGIN_KINDS if name in plugins.names(kind)]
     if not kinds:
-        every = [known for kind in KINDS for known in plugins.names(kind)]
+        every = [known for kind in PLUGIN_KINDS for known in plugins.names(kind)]
         raise HarnessError(f"unknown problem or solver {name!r}; {nearest(name, every)}")
     for kind in kinds:
         plugin = plugins.get(kind, name)

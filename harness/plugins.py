@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.problem import Problem
     from harness.solver import Solver
 
-KINDS = ("problem", "solver")
+PLUGIN_KINDS = ("problem", "solver")
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Plugins:
     """Every problem and solver that can be named; `broken` holds the plug-in files that cannot be read."""
 
     def __init__(self, files: Sequence[Path] = ()) -> None:
-        self._found: dict[str, dict[str, Plugin]] = {kind: {} for kind in KINDS}
+        self._found: dict[str, dict[str, Plugin]] = {kind: {} for kind in PLUGIN_KINDS}
         self.broken: dict[str, str] = {}
-        for kind in KINDS:
+        for kind in PLUGIN_KINDS:
             self._add(_installed(kind))
         for file in dict.fromkeys(path.resolve() for path in files):
             try:
@@ -123,7 +123,7 @@ def _in_file(file: Path) -> list[Plugin]:
         raise HarnessError(f"plug-in file {file} does not exist; check --plugin")
     module = _import_file(file)
     found: list[Plugin] = []
-    for kind, base in zip(KINDS, (Problem, Solver), strict=True):
+    for kind, base in zip(PLUGIN_KINDS, (Problem, Solver), strict=True):
         for value in vars(module).values():
             if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__:
                 if not inspect.isabstract(value):

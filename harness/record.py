@@ -21,7 +21,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import HarnessError
-from harness.pack import Result
+from harness.runner import Result
 from harness.spec import StudySpec, read_spec
 
 if TYPE_CHECKING:

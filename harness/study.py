@@ -17,10 +17,10 @@ from optuna.trial import Trial
 
 from harness.draws import sampler
 from harness.errors import HarnessError
-from harness.pack import Result, failed, first_cost
 from harness.params import parameters
 from harness.problem import Problem
 from harness.record import JOURNAL, mend_journal, open_storage, result_of, study_name, tell, told
+from harness.runner import Result, failed, first_cost
 from harness.solver import Solver
 from harness.spec import NAME, StudySpec, differences, read_spec
 from harness.worker import Pack

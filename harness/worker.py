@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from harness.errors import HarnessError
-from harness.pack import Result, Rules, failed, run_pack
 from harness.params import check_values
 from harness.plugins import Plugins, last_line
 from harness.problem import Problem
+from harness.runner import Result, Rules, failed, run_pack
 
 
 @dataclasses.dataclass(frozen=True)

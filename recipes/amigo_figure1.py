@@ -24,8 +24,8 @@ import torch
 
 from harness.budget import KINDS
 from harness.draws import GridDraws
-from harness.pack import Result, Rules, first_cost, run_pack
 from harness.plugins import Plugins
+from harness.runner import Result, Rules, first_cost, run_pack
 from harness.solver import Solver
 from harness.space import find_space
 from problems.quadratic import Quadratic

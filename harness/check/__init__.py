@@ -1,8 +1,9 @@
 """The checks behind `harness check`: does anybody's solver or problem do what it says?
 
 A solver runs on two small problems: one knows every answer (`convergence`), one counts what it is asked
-for (`conduct`). A problem is held against finite differences and the derivatives of its own losses
-(`derivatives`), and against the rules of feasible set, precision, randomness and evaluation (`protocol`).
+for (`solver_rules`). A problem is held against finite differences and the derivatives of its own losses
+(`derivatives`), and against the rules of feasible set, precision, randomness and evaluation
+(`problem_rules`).
 """
 
 import multiprocessing
@@ -14,17 +15,17 @@ from typing import Any, NoReturn
 
 import torch
 
-from harness.check.conduct import Load, audit, random_config
-from harness.check.conduct import checks as conduct
 from harness.check.convergence import Convergence
 from harness.check.derivatives import Derivatives
-from harness.check.protocol import Protocol
-from harness.check.quadratic import CPU, F64, CountingQuadratic, ExactQuartic
+from harness.check.problem_rules import Protocol
+from harness.check.problems import CPU, F64, CountingQuadratic, ExactQuartic
+from harness.check.solver_rules import Load, audit, random_config
+from harness.check.solver_rules import checks as rules
 from harness.check.verdict import Checks, Verdict, judged
 from harness.data import data_folder
 from harness.errors import HarnessError, nearest
 from harness.params import check_values
-from harness.plugins import KINDS, Plugins
+from harness.plugins import PLUGIN_KINDS, Plugins
 from harness.problem import Problem
 from harness.solver import Solver
 
@@ -56,7 +57,7 @@ def plugin_checks(
         values = check_values(problem, options, "--set")
         return problem_checks(lambda: problem(**values), data_folder(data_dir))
     if name not in plugins.names("solver"):
-        every = [known for kind in KINDS for known in plugins.names(kind)]
+        every = [known for kind in PLUGIN_KINDS for known in plugins.names(kind)]
         raise HarnessError(f"unknown problem or solver {name!r}; {nearest(name, every)}")
     if options:
         raise HarnessError(f"--set: {name} is a solver; only problems have options")
@@ -70,7 +71,7 @@ def _named(name: str, files: Sequence[Path]) -> type[Solver[Any]]:
 def solver_checks(load: Load, elsewhere: Executor, packs: int = 3) -> Checks:
     """load: gives the solver, here and (pickled) in the process of `elsewhere`. packs: random packs on which
     the ledger is audited."""
-    return {**Convergence(load()).checks(), **conduct(load, elsewhere, packs)}
+    return {**Convergence(load()).checks(), **rules(load, elsewhere, packs)}
 
 
 def problem_checks(make: Callable[[], Problem], data_dir: Path | None, data_seed: int = 0) -> Checks:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from harness.budget import KINDS
-from harness.check.quadratic import BOX, CPU, F64, ExactQuartic
+from harness.check.problems import BOX, CPU, F64, ExactQuartic
 from harness.check.verdict import Checks, words
 from harness.errors import PluginError
-from harness.pack import Result, Rules, first_cost, run_pack
 from harness.params import Parameter, parameters
+from harness.runner import Result, Rules, first_cost, run_pack
 from harness.solver import Solver
 
 EXACT = 1e-8  # relative error of a hypergradient, or of L - L*, that counts as none

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness import derive
-from harness.check.quadratic import CPU, F64
+from harness.check.problems import CPU, F64
 from harness.check.verdict import Checks
 from harness.errors import PluginError
 from harness.problem import Batch, Problem

@@ -7,8 +7,8 @@ import optuna
 import pytest
 
 from harness.errors import HarnessError
-from harness.pack import Result
 from harness.record import check_journal, mend_journal, open_storage, result_of, tell
+from harness.runner import Result
 
 LINE = b'{"op_code":0,"worker_id":"w"}\n'
 

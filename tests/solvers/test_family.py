@@ -17,8 +17,8 @@ from torch import Tensor
 from harness.budget import KINDS, Accountant
 from harness.check import CPU, F64, audit, random_config
 from harness.oracle import Oracle
-from harness.pack import Rules, run_pack
 from harness.problem import Metric, Problem
+from harness.runner import Rules, run_pack
 from harness.solver import Solver
 from harness.streams import Streams, generator
 from solvers.aid_fp import AidFp

@@ -14,8 +14,8 @@ from harness.budget import KINDS, Accountant, Cost
 from harness.check import CPU, F64, CountingQuadratic, audit, random_config
 from harness.errors import PluginError
 from harness.oracle import Oracle
-from harness.pack import Rules, run_pack
 from harness.params import count
+from harness.runner import Rules, run_pack
 from harness.solver import Solver, State
 from harness.streams import Streams
 from solvers.alset import Alset, AlsetDagger, AlsetDaggerDet

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.check.derivatives import BY_ALGEBRA, TRIALS, Derivatives, normal, off, require
-from harness.check.quadratic import F64
+from harness.check.problems import F64
 from harness.check.verdict import Checks
 from harness.errors import PluginError
 from harness.problem import Problem

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from harness.budget import KINDS, Accountant
 from harness.errors import PluginError
-from harness.memory import Memory
 from harness.oracle import Oracle
 from harness.problem import Problem
+from harness.recall import Memory
 from harness.solver import Solver, State
 from harness.streams import Streams
 

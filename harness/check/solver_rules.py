@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from harness.budget import KINDS, Accountant
-from harness.check.quadratic import CPU, F64, CountingQuadratic
+from harness.check.problems import CPU, F64, CountingQuadratic
 from harness.check.verdict import Checks, words
 from harness.errors import PluginError
 from harness.oracle import Oracle
-from harness.pack import Result, Rules, first_cost, run_pack
 from harness.params import parameters
+from harness.runner import Result, Rules, first_cost, run_pack
 from harness.solver import Solver, State
 from harness.streams import Streams, generator
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.budget import KINDS
-from harness.memory import Memory
 from harness.oracle import Oracle
-from harness.pack import Result, Rules, run_pack
+from harness.recall import Memory
+from harness.runner import Result, Rules, run_pack
 from harness.solver import Solver, State
 from harness.streams import Streams
 from problems.equilibrium import Equilibrium

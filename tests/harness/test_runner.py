@@ -12,8 +12,8 @@ from torch import Tensor
 from harness.budget import KINDS, Accountant, Cost
 from harness.check import CPU, F64, CountingQuadratic
 from harness.oracle import Oracle
-from harness.pack import Rules, run_pack
 from harness.problem import Batch
+from harness.runner import Rules, run_pack
 from harness.streams import Streams
 from problems.data_poisoning import DataPoisoning
 from solvers.bsgm import Bsgm, BsgmGrowing
