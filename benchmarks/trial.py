@@ -10,7 +10,8 @@ from benchmarks import common
 from benchmarks.common import BATCH, times
 from benchmarks.retraining import published as published_retraining
 from harness.budget import KINDS
-from harness.runner import Result, Rules, run_pack
+from harness.rules import Rules
+from harness.runner import Result, run_pack
 from harness.streams import Streams
 from problems.data_poisoning import RETRAINING_STEPS, DataPoisoning
 from solvers.bsgm import Bsgm

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from harness.errors import HarnessError, nearest
-from harness.options import make_context, pairs, positive
+from harness.options import pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins
 from harness.progress import tally_table
@@ -25,7 +25,7 @@ from harness.solver import Solver
 from harness.space import Space, complete, find_space
 from harness.spec import StudySpec, read_spec
 from harness.study import Tally
-from harness.worker import Context, Pack, Worker, check_device
+from harness.worker import Context, Pack, Worker, check_device, make_context
 
 
 def run_trial(**given: Any) -> int:
@@ -81,7 +81,7 @@ def replay_trial(folder: Path, trial: str, tolerance: float, data_dir: Path | No
         data_seed=spec.data_seed,
         device=check_device(device),
         plugins=list(spec.plugins),
-        rules={name: getattr(spec, name) for name in _RULES},
+        rules=spec.rules,
     )
     (again,) = Worker(context).run(Pack(trial.split("/")[0], (0,), (recorded.config,)))
     found = _compare(recorded, again, positive("--tolerance", tolerance))
@@ -89,9 +89,6 @@ def replay_trial(folder: Path, trial: str, tolerance: float, data_dir: Path | No
         typer.echo(line)
     typer.echo(f"{trial}: {'differs' if found else f'the same, to a relative {tolerance:g}'}")
     return 1 if found else 0
-
-
-_RULES = ("budget", "prices", "seed", "divergence", "system_failure", "curves")
 
 
 def _find(folder: Path, spec: StudySpec, trial: str) -> Result:

@@ -15,22 +15,22 @@ import optuna
 import torch
 import typer
 
-from harness.budget import KINDS
 from harness.draws import SAMPLERS, grid_size, sampler
 from harness.errors import HarnessError
 from harness.executors import default_workers, inline
-from harness.options import make_context, not_negative, one_of, positive
+from harness.options import not_negative, one_of, positive
 from harness.params import parameters
 from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
 from harness.progress import shown
-from harness.runner import Rules, first_cost, run_pack
+from harness.rules import Rules
+from harness.runner import first_cost, run_pack
 from harness.sizing import auto_pack
 from harness.solver import Solver
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
 from harness.study import Executor, Study, locked
-from harness.worker import Context, set_up
+from harness.worker import Context, make_context, set_up
 
 INTERRUPTED = 130
 PILOT_CONFIGURATIONS = 4
@@ -116,13 +116,13 @@ def make_spec(
 ) -> StudySpec:
     problem = plugins.problem(context.problem)
     spaces = {name: space_file.space(name, plugin) for name, plugin in solvers.items()}
-    main_seed = context.rules["seed"]
     spec = StudySpec(
         problem=context.problem,
         options=context.options,
+        rules=context.rules,
         trials=positive("--trials", given["trials"]),
         data_seed=context.data_seed,
-        search_seed=main_seed
+        search_seed=context.rules.seed
         if given["search_seed"] is None
         else not_negative("--search-seed", given["search_seed"]),
         sampler=one_of("--sampler", given["sampler"], SAMPLERS),
@@ -132,7 +132,6 @@ def make_spec(
         solvers={name: _solver_spec(plugin, spaces[name]) for name, plugin in solvers.items()},
         plugins=fingerprint([Path(file) for file in context.plugins]),
         versions=_versions(context.device),
-        **context.rules,
     )
     if spec.sampler == "grid":
         for space in spaces.values():
@@ -173,10 +172,10 @@ def _plan(
         typer.echo(f"solver {name}: {spec.trials} configurations of {', '.join(drawn) or 'one fixed point'}")
     typer.echo(f"packs of at most {size} on {workers} workers: about {-(-trials // size)}")
     evaluation = trials * problem.evaluation_samples
-    typer.echo(f"samples: at most {trials * spec.budget:,.0f}, and {evaluation:,.0f} in evaluations")
+    typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluation:,.0f} in evaluations")
     typer.echo(f"memory: about {problem.memory(size) * workers / 2**20:,.0f} MiB for {workers} workers")
     search, scoring = _pilot(spec, problem, solvers, device)
-    minutes = trials * (search * spec.budget + scoring) / workers / 60
+    minutes = trials * (search * spec.rules.budget + scoring) / workers / 60
     typer.echo(f"time: about {minutes:,.1f} minutes by one short trial alone; packs are usually faster")
 
 
@@ -190,8 +189,8 @@ def _pilot(
     few = min(spec.trials, PILOT_CONFIGURATIONS)
     configs = [space.resolve(drawing.ask(space.distributions()).params) for _ in range(few)]
     costs = np.array([first_cost(problem, plugin, [config])[0] for config in configs])
-    budget = max(float(costs.min()), spec.budget / 50)
-    rules = Rules(budget, dict.fromkeys(KINDS, 1.0), spec.seed, curves=0)
+    budget = max(float(costs.min()), spec.rules.budget / 50)
+    rules = Rules(budget, {}, spec.rules.seed, curves=0)
     cheapest = [configs[costs.argmin()]]
     (result,) = run_pack(problem, plugin, cheapest, rules, torch.device(device), problem.dtype)
     return result.seconds / max(result.ledger["total"], 1.0), result.evaluation_seconds

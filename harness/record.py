@@ -169,7 +169,7 @@ def _row(spec: StudySpec, result: Result) -> dict[str, Any]:
     }
     return {
         **plain,
-        "seed": spec.seed,
+        "seed": spec.rules.seed,
         "data_seed": spec.data_seed,
         **{f"param.{name}": value for name, value in result.config.items()},
         **{f"metric.{name}": value for name, value in result.metrics.items()},

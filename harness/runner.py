@@ -17,28 +17,9 @@ from harness.errors import PluginError
 from harness.oracle import Oracle
 from harness.problem import Problem
 from harness.recall import Memory
+from harness.rules import Rules
 from harness.solver import Solver, State
 from harness.streams import Streams
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """What every trial of a study has in common.
-
-    budget: priced samples per trial. prices: by kind. seed: mini-batches and initial point.
-    divergence: where a diverged trial is scored: "x0", at its "last" finite iterate, or "worst" (ranked
-    last). system_failure: a system solve that is not finite gives its "start" vector, as the published
-    code has it, or makes the trial "diverge". curves: at how many points of the budget, spread evenly on a
-    log scale from the first upper iteration on, cheap metrics are recorded, and at the start and the end;
-    0: none.
-    """
-
-    budget: float
-    prices: Mapping[str, float]
-    seed: int
-    divergence: str = "x0"
-    system_failure: str = "start"
-    curves: int = 20
 
 
 @dataclasses.dataclass

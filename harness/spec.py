@@ -6,12 +6,21 @@ It lies in the study's folder as study.json; a study can be run again from it al
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from harness.errors import HarnessError
+from harness.rules import Rules
 from harness.space import Space
 
 NAME = "study.json"
@@ -31,28 +40,40 @@ class SolverSpec(BaseModel):
 
 
 class StudySpec(BaseModel):
-    """plugins: plug-in files with a fingerprint of their content. versions: of what made the first trial."""
+    """plugins: plug-in files with a fingerprint of their content. versions: of what made the first trial.
+
+    As plain data the rules lie flat beside the other fields."""
 
     model_config = ConfigDict(extra="forbid")
 
     problem: str
     options: dict[str, Any]
-    budget: float
-    prices: dict[str, float]
+    rules: Rules
     trials: int
-    seed: int
     data_seed: int
     search_seed: int
     sampler: str
-    divergence: str
-    system_failure: str
-    curves: int
     metrics: dict[str, dict[str, str]]
     objective: str
     headline: str
     solvers: dict[str, SolverSpec]
     plugins: dict[str, str]
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_rules(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if "rules" in values:
+            return values
+        names = {field.name for field in fields(Rules)} & set(values)
+        rest = {name: value for name, value in values.items() if name not in names}
+        return rest | {"rules": {name: values[name] for name in names}}
+
+    @model_serializer(mode="wrap")
+    def _flat(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        rules: dict[str, Any] = values.pop("rules")
+        return rules | values
 
     def spaces(self) -> dict[str, Space]:
         return {name: Space(name, solver.space) for name, solver in self.solvers.items()}
@@ -70,7 +91,7 @@ def read_spec(folder: Path) -> StudySpec:
         return StudySpec.model_validate_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise HarnessError(f"{folder} is not a study: it has no {NAME}; check the path") from None
-    except (ValidationError, UnicodeDecodeError, OSError) as error:
+    except (ValidationError, HarnessError, UnicodeDecodeError, OSError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise HarnessError(f"{path} cannot be read: {what}") from None
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from harness.errors import HarnessError
+from harness.options import not_negative, one_of, pairs, prices
 from harness.params import check_values
 from harness.plugins import Plugins, last_line
 from harness.problem import Problem
-from harness.runner import Result, Rules, failed, run_pack
+from harness.rules import Rules
+from harness.runner import Result, failed, run_pack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +32,16 @@ class Context:
     data_seed: int
     device: str
     plugins: list[str]
-    rules: dict[str, Any]
+    rules: Rules
     trial_timeout: float = 0.0
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Context:
+        values = json.loads(text)
+        return cls(**values | {"rules": Rules(**values["rules"])})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +74,13 @@ class Worker:
     def __init__(self, context: Context) -> None:
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
         self.context = context
-        self.rules = Rules(**context.rules)
         self.device = torch.device(context.device)
         self.plugins = Plugins([Path(file) for file in context.plugins])
         self.problem = set_up(self.plugins, context)
 
     @classmethod
     def from_json(cls, text: str) -> Worker:
-        return cls(Context(**json.loads(text)))
+        return cls(Context.from_json(text))
 
     def run(self, pack: Pack) -> list[Result]:
         """One result per trial. A pack in which anything goes wrong is run again trial by trial, so that
@@ -92,7 +98,33 @@ class Worker:
         solver = self.plugins.solver(pack.solver)
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
         with _time_limit(self.context.trial_timeout * len(configs)):
-            return run_pack(self.problem, solver, configs, self.rules, self.device, self.problem.dtype)
+            return run_pack(
+                self.problem, solver, configs, self.context.rules, self.device, self.problem.dtype
+            )
+
+
+def make_context(given: Mapping[str, Any], plugins: Plugins) -> Context:
+    """The options that `run` and `trial` have in common, checked."""
+    rules = Rules(
+        given["budget"],
+        prices(given["price"]),
+        given["seed"],
+        given["divergence"],
+        given["system_failure"],
+        given["curves"],
+    )
+    return Context(
+        problem=given["problem"],
+        options=check_values(plugins.problem(given["problem"]), pairs(given["options"], "--set"), "--set"),
+        data_dir=str(given["data_dir"].resolve()) if given["data_dir"] else None,
+        data_seed=rules.seed
+        if given["data_seed"] is None
+        else not_negative("--data-seed", given["data_seed"]),
+        device=check_device(one_of("--device", given["device"], ("cpu", "cuda", "auto"))),
+        plugins=[str(path.resolve()) for path in given["plugins"]],
+        rules=rules,
+        trial_timeout=not_negative("--trial-timeout", given["trial_timeout"]),
+    )
 
 
 def set_up(plugins: Plugins, context: Context) -> Problem:

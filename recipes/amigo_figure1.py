@@ -25,7 +25,8 @@ import torch
 from harness.budget import KINDS
 from harness.draws import GridDraws
 from harness.plugins import Plugins
-from harness.runner import Result, Rules, first_cost, run_pack
+from harness.rules import Rules
+from harness.runner import Result, first_cost, run_pack
 from harness.solver import Solver
 from harness.space import find_space
 from problems.quadratic import Quadratic

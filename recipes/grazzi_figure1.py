@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from harness.budget import KINDS
 from harness.plugins import Plugins
-from harness.runner import Result, Rules, run_pack
+from harness.rules import Rules
+from harness.runner import Result, run_pack
 from harness.space import find_space
 from problems.equilibrium import Equilibrium
 from reports.figures import WIDTH, Picture, house_style, write_figure

@@ -24,7 +24,8 @@ from harness.check.verdict import Checks, words
 from harness.errors import PluginError
 from harness.oracle import Oracle
 from harness.params import parameters
-from harness.runner import Result, Rules, first_cost, run_pack
+from harness.rules import Rules
+from harness.runner import Result, first_cost, run_pack
 from harness.solver import Solver, State
 from harness.streams import Streams, generator
 

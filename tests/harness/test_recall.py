@@ -12,7 +12,8 @@ from torch import Tensor
 from harness.budget import KINDS
 from harness.oracle import Oracle
 from harness.recall import Memory
-from harness.runner import Result, Rules, run_pack
+from harness.rules import Rules
+from harness.runner import Result, run_pack
 from harness.solver import Solver, State
 from harness.streams import Streams
 from problems.equilibrium import Equilibrium

@@ -13,7 +13,8 @@ from harness.budget import KINDS, Accountant, Cost
 from harness.check import CPU, F64, CountingQuadratic
 from harness.oracle import Oracle
 from harness.problem import Batch
-from harness.runner import Rules, run_pack
+from harness.rules import Rules
+from harness.runner import run_pack
 from harness.streams import Streams
 from problems.data_poisoning import DataPoisoning
 from solvers.bsgm import Bsgm, BsgmGrowing

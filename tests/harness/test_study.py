@@ -1,5 +1,6 @@
 """A study that is interrupted, resumed or disturbed ends like one that was not."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from filelock import FileLock
 
 from harness.cli import main
 from harness.record import JOURNAL, Record, load_record
-from harness.spec import differences, read_spec
+from harness.spec import NAME, differences, read_spec
 
 TOY = Path(__file__).parent / "toy_plugin.py"
 SPACE = """
@@ -96,6 +97,25 @@ def test_another_study_in_the_folder_is_refused(
     assert harness(monkeypatch, arguments(tmp_path / "s", *more)) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_kind_that_an_old_folder_lacks_has_price_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = ["--price", "hessian_vector=2"]
+    assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "1", *two)) == 0
+    file = tmp_path / "s" / NAME
+    flat = json.loads(file.read_text())
+    assert flat["budget"] == 500 and flat["seed"] == 1 and flat["divergence"] == "x0" and "rules" not in flat
+    assert flat["prices"].pop("cross") == 1
+    file.write_text(json.dumps(flat))
+    assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "2", *two)) == 0
+    assert json.loads(file.read_text())["prices"]["cross"] == 1
+    assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "2")) == 2
+
+
+def test_the_layout_of_recorded_studies_is_kept() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "results" / "table3"
+    old, read = json.loads((folder / NAME).read_text()), read_spec(folder).model_dump()
+    assert set(read) == set(old) and read["budget"] == 2_000_000 and read["curves"] == 20
 
 
 def test_other_solvers_are_named_without_their_spaces(

@@ -17,7 +17,8 @@ from harness.draws import GridDraws, RandomDraws
 from harness.errors import HarnessError
 from harness.plugins import Plugins
 from harness.problem import Batch
-from harness.runner import Rules, first_cost, run_pack
+from harness.rules import Rules
+from harness.runner import first_cost, run_pack
 from harness.space import find_space
 from problems.quadratic import Quadratic
 from recipes.amigo_figure1 import SCALES, Verdict, below, claims, lowest, only_amigo, reached

@@ -18,7 +18,8 @@ from harness.budget import KINDS, Accountant
 from harness.check import CPU, F64, audit, random_config
 from harness.oracle import Oracle
 from harness.problem import Metric, Problem
-from harness.runner import Rules, run_pack
+from harness.rules import Rules
+from harness.runner import run_pack
 from harness.solver import Solver
 from harness.streams import Streams, generator
 from solvers.aid_fp import AidFp

@@ -15,7 +15,8 @@ from harness.check import CPU, F64, CountingQuadratic, audit, random_config
 from harness.errors import PluginError
 from harness.oracle import Oracle
 from harness.params import count
-from harness.runner import Rules, run_pack
+from harness.rules import Rules
+from harness.runner import run_pack
 from harness.solver import Solver, State
 from harness.streams import Streams
 from solvers.alset import Alset, AlsetDagger, AlsetDaggerDet

@@ -1,0 +1,37 @@
+"""What every trial of a study has in common, whatever its solver and configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.budget import KINDS
+from harness.options import not_negative, one_of, positive
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What every trial of a study has in common; raises HarnessError where a value is out of range.
+
+    budget: priced samples per trial. prices: by kind, 1 where a kind has none. seed: mini-batches and
+    initial point. divergence: where a diverged trial is scored: "x0", at its "last" finite iterate, or
+    "worst" (ranked last). system_failure: a system solve that is not finite gives its "start" vector, as the
+    published code has it, or makes the trial "diverge". curves: at how many points of the budget, spread
+    evenly on a log scale from the first upper iteration on, cheap metrics are recorded, and at the start and
+    the end; 0: none.
+    """
+
+    budget: float
+    prices: Mapping[str, float]
+    seed: int
+    divergence: str = "x0"
+    system_failure: str = "start"
+    curves: int = 20
+
+    def __post_init__(self) -> None:
+        positive("--budget", self.budget)
+        for kind, price in self.prices.items():
+            positive(f"--price {one_of('--price', kind, KINDS)}", price)
+        not_negative("--seed", self.seed)
+        one_of("--divergence", self.divergence, ("x0", "last", "worst"))
+        one_of("--system-failure", self.system_failure, ("start", "diverge"))
+        not_negative("--curves", self.curves)
+        object.__setattr__(self, "prices", {kind: self.prices.get(kind, 1.0) for kind in KINDS})
