@@ -1,15 +1,23 @@
-"""The accountant: what a sample costs, what a trial has used, and that it never uses more."""
+"""The accountant: what a sample costs, what a trial has used, and that it never uses more; all exact."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import PluginError
+from harness.errors import HarnessError, PluginError
 
-KINDS = ("lower_gradient", "upper_gradient", "hessian_vector", "cross")
+KINDS = ("lower_gradient", "upper_gradient", "hessian_vector", "cross", "value")
+"""What is charged. A joint (d_x, d_y) of one loss at one point is one gradient; a value is f or g alone."""
+_COLUMN = {kind: column for column, kind in enumerate(KINDS)}
+_MOST = 2**60
+"""Priced units that a ledger can hold: sums of five products of this size still fit in int64."""
 
 
 class Cost(NamedTuple):
@@ -19,11 +27,23 @@ class Cost(NamedTuple):
     upper_gradient: Tensor | int = 0
     hessian_vector: Tensor | int = 0
     cross: Tensor | int = 0
+    value: Tensor | int = 0
 
     def table(self, trials: int) -> np.ndarray:
-        """Shape (trials, 4), columns in the order of KINDS."""
-        columns = [torch.as_tensor(entry, dtype=torch.int64).expand(trials).numpy() for entry in self]
-        return np.stack(columns, axis=1)
+        """Shape (5, trials), rows in the order of KINDS. Raises PluginError: not whole, or negative."""
+        table = np.empty((len(KINDS), trials), dtype=np.int64)
+        for row, kind, entry in zip(table, KINDS, self, strict=True):
+            if isinstance(entry, Tensor):
+                if entry.dtype != torch.int64:
+                    raise PluginError(f"cost() declares {kind} as {entry.dtype}; expected int64")
+                row[:] = entry.numpy()
+            elif isinstance(entry, int) and entry <= np.iinfo(np.int64).max:
+                row[:] = entry
+            else:
+                raise PluginError(f"cost() declares {entry!r} {kind} samples; expected an integer below 2^63")
+        if table.min(initial=0) < 0:
+            raise PluginError("cost() declares a negative number of samples")
+        return table
 
 
 class Accountant:
@@ -33,40 +53,73 @@ class Accountant:
     priced declaration fits in what is left, `open` grants it, every oracle call draws from it before it
     computes, and `close` requires that all of it was drawn. So no ledger can exceed the budget.
 
-    Args: trials: N. budget: priced samples per trial. prices: priced samples per sample of each kind.
+    Prices and budget are decimals as they are written (0.1 is a tenth), counted in whole units of their
+    common denominator.
+
+    Args: trials: N. budget: priced samples per trial; inf: none. prices: priced samples per sample of each
+    kind, 1 where none is given.
+    Raises HarnessError: the units of budget and prices are too many to count.
     """
 
     def __init__(self, trials: int, budget: float, prices: Mapping[str, float]) -> None:
-        self.budget = budget
-        self.prices = np.array([prices[kind] for kind in KINDS], dtype=np.float64)
-        self.ledger = np.zeros((trials, len(KINDS)), dtype=np.int64)
-        self._granted = np.zeros_like(self.ledger)
+        exact = [Fraction(str(prices.get(kind, 1))) for kind in KINDS]
+        self._unit = math.lcm(*(price.denominator for price in exact))
+        self._prices = np.array([int(price * self._unit) for price in exact], dtype=np.int64)
+        capacity = _MOST if math.isinf(budget) else math.floor(Fraction(str(budget)) * self._unit)
+        if capacity > _MOST or max(self._prices) > _MOST // 8:
+            raise HarnessError(
+                f"a budget of {budget:g} at prices of {self._unit:g} parts per sample is too fine to count "
+                "exactly; use prices with fewer decimals"
+            )
+        self._capacity = capacity
+        self._affordable = capacity // self._prices[:, None]
+        self._used = np.zeros((len(KINDS), trials), dtype=np.int64)
+        self._granted = np.zeros_like(self._used)
+
+    @property
+    def ledger(self) -> np.ndarray:
+        """Samples used, shape (N, 5), columns in the order of KINDS; a copy."""
+        return self._used.T.copy()
 
     @property
     def spent(self) -> np.ndarray:
         """Priced samples used by each trial, shape (N,)."""
-        return self.ledger @ self.prices
+        return np.asarray(self._prices @ self._used / self._unit)
+
+    def priced(self, declared: np.ndarray) -> np.ndarray:
+        """Priced samples of a declaration (5, N), shape (N,), as floating-point numbers."""
+        return np.asarray(self._prices.astype(np.float64) @ declared / self._unit)
 
     def fits(self, trials: np.ndarray, declared: np.ndarray) -> np.ndarray:
-        """Which of `trials` can afford `declared` (shape (len(trials), 4))."""
-        return np.asarray((self.ledger[trials] + declared) @ self.prices <= self.budget)
+        """Which of `trials` can afford `declared` (shape (5, len(trials)))."""
+        each = np.minimum(declared, self._affordable + 1)  # one more than can ever be paid for, no overflow
+        total = self._prices @ (self._used[:, trials] + each)
+        return np.asarray((total <= self._capacity) & (declared <= self._affordable).all(0))
 
     def open(self, trials: np.ndarray, declared: np.ndarray) -> None:
         """Grant one upper iteration."""
-        self._granted[:] = self.ledger
-        self._granted[trials] += declared
+        self._granted[:] = self._used
+        self._granted[:, trials] += declared
 
-    def charge(self, kind: str, trials: np.ndarray, samples: int | np.ndarray) -> None:
-        """Enter samples in the ledgers; raises PluginError where they were not declared."""
-        column = KINDS.index(kind)
-        after = self.ledger[trials, column] + samples
-        if (after > self._granted[trials, column]).any():
+    def charge(self, kind: str, trials: slice | np.ndarray, samples: int | np.ndarray) -> None:
+        """Enter samples in the ledgers, a trial listed twice twice; raises PluginError where they were not
+        declared."""
+        column = _COLUMN[kind]
+        after = self._used[column].copy()
+        if isinstance(trials, slice):
+            after[trials] += samples
+        else:
+            np.add.at(after, trials, samples)
+        if np.min(samples, initial=0) < 0:
+            raise PluginError(f"a charge of {np.min(samples)} {kind} samples; expected 0 or more")
+        if (after > self._granted[column]).any():
             raise PluginError(f"the solver's cost() declares fewer {kind} samples than its step() uses")
-        self.ledger[trials, column] = after
+        self._used[column] = after
 
     def close(self) -> None:
         """End an upper iteration; raises PluginError where less was used than declared."""
-        short = (self._granted - self.ledger).max(axis=0)
-        for kind, samples in zip(KINDS, short, strict=True):
+        if (self._granted == self._used).all():
+            return
+        for kind, samples in zip(KINDS, (self._granted - self._used).max(axis=1), strict=True):
             if samples:
                 raise PluginError(f"the solver's cost() declares {samples} more {kind} samples than used")

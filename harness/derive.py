@@ -8,16 +8,30 @@ derivatives follow from R.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 
-if TYPE_CHECKING:
-    from harness.problem import Batch, Problem
+from harness.batch import Batch
 
 Residual = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Losses(Protocol):
+    """What the derivatives are derived from: a problem's losses of one trial (`harness.problem.Problem`)."""
+
+    @property
+    def by_example(self) -> bool: ...
+
+    def is_map(self) -> bool: ...
+
+    def lower_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor: ...
+
+    def lower_map(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor: ...
+
+    def upper_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor: ...
 
 
 def _weights(batch: Batch, like: Tensor, summed: bool) -> Tensor:
@@ -30,25 +44,46 @@ def _weights(batch: Batch, like: Tensor, summed: bool) -> Tensor:
     return weights
 
 
-def _residual(problem: Problem, batch: Batch) -> Residual:
-    """R(x, y, w) of one trial, shape of y."""
+def _lower(problem: Losses, batch: Batch) -> Residual:
+    """g(x, y) of one trial, from weights w."""
 
     def loss(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         return (w * problem.lower_loss(x, y, batch.rows)).sum()
+
+    return loss
+
+
+def _upper(problem: Losses, batch: Batch) -> Residual:
+    """f(x, y) of one trial, from weights w."""
+
+    def mean(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        return (w * problem.upper_loss(x, y, batch.rows)).sum()
+
+    return mean
+
+
+def _residual(problem: Losses, batch: Batch) -> Residual:
+    """R(x, y, w) of one trial, shape of y."""
 
     def gap(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         image = problem.lower_map(x, y, batch.rows)
         return y - (image.flatten() if problem.by_example else w @ image)
 
-    return gap if problem.fixed_point else grad(loss, argnums=1)
+    return gap if problem.is_map() else grad(_lower(problem, batch), argnums=1)
 
 
-def lower_gradient(problem: Problem, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+def lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
     found: Tensor = vmap(_residual(problem, batch))(x, y, _weights(batch, y, problem.by_example))
     return found
 
 
-def hessian_vector(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
+def joint_lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    weights = _weights(batch, y, problem.by_example)
+    by_x, by_y = vmap(grad(_lower(problem, batch), argnums=(0, 1)))(x, y, weights)
+    return by_x, by_y
+
+
+def hessian_vector(problem: Losses, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
     residual = _residual(problem, batch)
 
     def along(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
@@ -59,7 +94,7 @@ def hessian_vector(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Bat
     return found
 
 
-def cross(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
+def cross(problem: Losses, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
     residual = _residual(problem, batch)
 
     def along(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
@@ -70,9 +105,17 @@ def cross(problem: Problem, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Te
     return found
 
 
-def upper_gradient(problem: Problem, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    def mean(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
-        return (w * problem.upper_loss(x, y, batch.rows)).sum()
-
-    by_x, by_y = vmap(grad(mean, argnums=(0, 1)))(x, y, _weights(batch, y, summed=False))
+def upper_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    weights = _weights(batch, y, summed=False)
+    by_x, by_y = vmap(grad(_upper(problem, batch), argnums=(0, 1)))(x, y, weights)
     return by_x, by_y
+
+
+def lower_value(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+    found: Tensor = vmap(_lower(problem, batch))(x, y, _weights(batch, y, problem.by_example))
+    return found
+
+
+def upper_value(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+    found: Tensor = vmap(_upper(problem, batch))(x, y, _weights(batch, y, summed=False))
+    return found

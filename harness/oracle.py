@@ -3,121 +3,103 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from harness.budget import Accountant
-from harness.problem import Batch, Problem
-from harness.streams import Streams, generator, samples
+from harness.batch import Level, MiniBatch
+from harness.errors import PluginError
+from harness.params import MOST_STEPS
+from harness.place import Place
+from harness.streams import EPOCHS, generator
+
+if TYPE_CHECKING:
+    from harness.meter import Meter
 
 Value = TypeVar("Value", Tensor, tuple[Tensor, ...])
 Body = Callable[..., Value]
 
+_METERS: WeakKeyDictionary[Oracle, Meter] = WeakKeyDictionary()
+
 
 class Oracle:
-    """Derivatives of one problem for the trials of a pack that still run.
+    """Derivatives of one problem for the trials of a pack that still run: all that a solver sees of it.
 
-    Every derivative is charged, by kind and by the examples of its batch, before it is computed. A solver
-    sees nothing else of the problem.
-
-    Args: batch_size: examples of every batch where the problem is `by_example`; None: all.
-    Attributes: iteration: the current upper iteration s = 0, 1, ...
+    Every derivative is charged, by kind and by the examples of its batch for each trial served, before it is
+    computed. All tensors are (n, ...), a row for each trial that the batch serves. Nothing that hangs on an
+    oracle leads to the problem, the accountant or the streams.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        streams: Streams,
-        accountant: Accountant,
-        start: tuple[Tensor, Tensor],
-        batch_size: int | None = None,
-    ):
-        self._problem = problem
-        self._streams = streams
-        self._accountant = accountant
-        self._live = np.arange(len(accountant.ledger))
-        self._start = start
-        self._batch_size = batch_size
-        self.iteration = 0
-        self.system_failed = torch.zeros(len(self._live), dtype=torch.bool)
+    __slots__ = ("__weakref__",)
+
+    @classmethod
+    def of(cls, meter: Meter) -> Oracle:
+        """The face of a meter."""
+        oracle = cls()
+        _METERS[oracle] = meter
+        return oracle
+
+    @property
+    def place(self) -> Place:
+        """The current upper iteration, and the sizes of the problem."""
+        return _METERS[self].place
 
     @property
     def trials(self) -> int:
         """How many still run: N."""
-        return len(self._live)
-
-    @property
-    def live(self) -> np.ndarray:
-        """Positions in the pack of the trials that still run."""
-        return self._live
+        return _METERS[self].trials
 
     @property
     def x0(self) -> Tensor:
         """The fixed start of x, shape (N, dim_x)."""
-        return self._start[0].repeat(self.trials, 1)  # not expanded: a gather would copy it whole every time
+        return _METERS[self].start[0].repeat(self.trials, 1)  # not expanded: a gather would copy it whole
 
     @property
     def y0(self) -> Tensor:
         """The fixed start of y, shape (N, dim_y); by example, of every example of the mini-batch."""
-        copies = len(self.mini_batch) if self._problem.by_example else 1
-        return self._start[1].repeat(self.trials, copies)
+        return _METERS[self].start[1].repeat(self.trials, self.place.mini_batch or 1)
 
-    @property
-    def mini_batch(self) -> Tensor:
-        """The upper examples that this upper iteration is about, by example: all its batches are these."""
-        return self._streams.rows(self.iteration, "upper", 0, self._batch_size)
+    def normal(self, name: str, like: Tensor, step: int = 0) -> Tensor:
+        """Independent standard normal numbers (1, width of `like`) that depend on the seed, the upper
+        iteration, `name` and `step` alone: the same for all trials."""
+        place = self.place
+        draw = generator(place.seed, place.iteration, name, step).standard_normal((1, like.shape[1]))
+        return torch.from_numpy(draw).to(like)
 
-    def begin(self, iteration: int, keep: slice | Tensor) -> None:
-        """Called by the engine: the next upper iteration, of the trials that go on."""
-        self._live = self._live[keep if isinstance(keep, slice) else keep.numpy()]
-        self.iteration = iteration
-        self.system_failed = torch.zeros(self.trials, dtype=torch.bool)
+    # --- mini-batches
 
-    def uniform(self, name: str) -> float:
-        """A number in [0, 1) that depends on the seed, the upper iteration and `name` alone: the same for
-        all trials, and for `cost` and `step`."""
-        return float(generator(self._streams.seed, self.iteration, name).random())
+    def lower_batch(
+        self, phase: str, batch_size: int | None = None, step: int = 0, within: MiniBatch | None = None
+    ) -> MiniBatch:
+        """The mini-batch of lower examples at (phase, step) of this upper iteration; batch_size None: all.
 
-    # --- mini-batches and what they cost
+        phase: a name of the solver's own, or "epochs" or "partition" (`harness.streams`). within: the batch
+        that a loop's body was given: then for the trials and at the step of that one."""
+        return self._batch("lower", phase, batch_size, step, within)
 
-    def lower_samples(self, steps: Tensor | int, batch_size: int | None = None) -> Tensor:
-        """Samples of one lower derivative on each of the first `steps` mini-batches (None: full batches)."""
-        counts = torch.as_tensor(steps)
-        if self._problem.by_example:
-            return counts * len(self.mini_batch)
-        examples = self._problem.lower_examples
-        return samples(counts, examples if batch_size is None else min(batch_size, examples), examples)
+    def upper_batch(
+        self,
+        phase: str = EPOCHS,
+        batch_size: int | None = None,
+        step: int = 0,
+        within: MiniBatch | None = None,
+    ) -> MiniBatch:
+        """The same of upper examples."""
+        return self._batch("upper", phase, batch_size, step, within)
 
-    def upper_samples(self, batch_size: int | None = None) -> int:
-        """Samples of the upper gradient on this upper iteration's batch (None: all upper examples)."""
-        return len(self.batch("upper", batch_size).rows)
+    def _batch(
+        self, level: Level, phase: str, batch_size: int | None, step: int, within: MiniBatch | None
+    ) -> MiniBatch:
+        if within is None:
+            return MiniBatch(level, phase, batch_size, slice(0, self.trials), step)
+        return MiniBatch(level, phase, batch_size, within.trials, within.step, within.nest)
 
-    def batch(
-        self, phase: str, batch_size: int | None = None, step: int = 0, trials: slice | Tensor = slice(None)
-    ) -> Batch:
-        """The mini-batch at (phase, step) of this upper iteration; batch_size None: the full set."""
-        if self._problem.by_example:
-            rows = self.mini_batch
-        else:
-            rows = self._streams.rows(self.iteration, phase, step, batch_size)
-        return Batch(rows, trials, step, full=len(rows) == self._streams.examples(phase))
-
-    def batches(self, phase: str, number: Tensor | int, batch_size: int | None = None) -> Batch:
-        """The first number[n] mini-batches of trial n as one: a row drawn several times is computed once,
-        with its count, and charged in full."""
-        steps = torch.as_tensor(number).expand(self.trials).tolist()
-        first = self.batch(phase, batch_size)
-        if set(steps) == {1}:
-            return first
-        if first.full or self._problem.by_example:
-            counts = torch.tensor(steps, device=first.rows.device).unsqueeze(1).expand(-1, len(first.rows))
-            return Batch(first.rows, first.trials, counts=counts, full=first.full)
-        counts = self._streams.counts(self.iteration, phase, steps, batch_size)
-        rows = counts.any(0).nonzero().squeeze(1)
-        return Batch(rows, slice(None), counts=counts[:, rows], full=len(rows) == counts.shape[1])
+    def lower_batches(self, phase: str, number: Tensor, batch_size: int | None = None) -> MiniBatch:
+        """The first number[n] mini-batches of trial n as one, charged in full: the derivative is the mean of
+        theirs, weighted by their sizes."""
+        return MiniBatch("lower", phase, batch_size, slice(0, self.trials), number=number)
 
     # --- the ragged loop
 
@@ -130,15 +112,19 @@ class Oracle:
         *operands: Tensor,
         batch_size: int | None = None,
         fixed: bool = False,
+        within: MiniBatch | None = None,
     ) -> Value:
-        """value <- body(batch, value, *operands), steps[n] times for trial n, a fresh batch each time, or
-        (`fixed`) always the first.
+        """value <- body(batch, value, *operands), steps[n] times for trial n, a fresh batch of lower examples
+        each time, or (`fixed`) always the first.
 
         value: a tensor or a tuple of tensors. The body sees the rows of the trials still in the loop,
         which batch.trials names, and nothing of the others: with the trials in order of falling counts
-        these are leading slices, so nothing is copied when one drops out.
+        these are leading slices, so nothing is copied when one drops out. within: the batch of the loop
+        around this one, in whose body this is: the batches then depend on that loop's step too.
         """
         counts = steps.tolist()
+        if max(counts, default=0) > MOST_STEPS:
+            raise PluginError(f"a loop of {max(counts)} steps; expected at most {MOST_STEPS}")
         values: tuple[Tensor, ...] = value if isinstance(value, tuple) else (value,)
         order = sorted(range(len(counts)), key=lambda n: -counts[n])
         index = None if order == list(range(len(counts))) else torch.tensor(order)
@@ -148,14 +134,15 @@ class Oracle:
             values, operands = _rows(values, onto), _rows(operands, onto)
         finished: list[tuple[Tensor, ...]] = []
         live = len(counts)
-        trials: slice | Tensor = slice(0, live) if index is None else index
+        nest: tuple[int, ...] = () if within is None else (*within.nest, within.step)
+        served = _served(within, live, index)
         for step in range(counts[0]):
             if counts[live - 1] <= step:
                 now = next(n for n in range(live) if counts[n] <= step)
                 finished.append(_rows(values, slice(now, live)))
                 values, operands, live = _rows(values, slice(now)), _rows(operands, slice(now)), now
-                trials = slice(0, live) if index is None else index[:live]
-            batch = self.batch(phase, batch_size, 0 if fixed else step, trials)
+            trials = served[:live] if isinstance(served, Tensor) else slice(served.start, served.start + live)
+            batch = MiniBatch("lower", phase, batch_size, trials, 0 if fixed else step, nest)
             if isinstance(value, tuple):
                 values = body(batch, values, *operands)
             else:
@@ -166,50 +153,116 @@ class Oracle:
             values = _rows(values, torch.argsort(onto))
         return values if isinstance(value, tuple) else values[0]
 
+    def when(
+        self,
+        condition: Tensor,
+        phase: str,
+        body: Body[Value],
+        value: Value,
+        *operands: Tensor,
+        batch_size: int | None = None,
+        within: MiniBatch | None = None,
+    ) -> Value:
+        """body(batch, value, *operands) for the trials where `condition` (n,) is true; the others keep
+        `value` and pay nothing."""
+        steps = condition.to(torch.int64)
+        return self.loop(phase, steps, body, value, *operands, batch_size=batch_size, within=within)
+
     # --- derivatives
 
-    def _charge(self, kind: str, batch: Batch) -> None:
-        trials = batch.trials if isinstance(batch.trials, slice) else batch.trials.numpy()
-        drawn = len(batch.rows) if batch.counts is None else batch.counts.sum(1).cpu().numpy()
-        self._accountant.charge(kind, self._live[trials], drawn)
-
-    def lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+    def lower_gradient(self, x: Tensor, y: Tensor, batch: MiniBatch) -> Tensor:
         """d_y g(x, y; batch), shape of y."""
-        self._charge("lower_gradient", batch)
-        return self._problem.lower_gradient(x, y, batch)
+        meter = _METERS[self]
+        found: Tensor = meter.serve("lower_gradient", "lower", meter.problem.lower_gradient, batch, x, y)
+        return found
 
-    def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
+    def joint_lower_gradient(self, x: Tensor, y: Tensor, batch: MiniBatch) -> tuple[Tensor, Tensor]:
+        """(d_x g, d_y g) at (x, y; batch), charged once as a lower gradient; a fixed-point lower level has no
+        g."""
+        meter = _METERS[self]
+        by_x, by_y = meter.serve("lower_gradient", "lower", meter.problem.joint_lower_gradient, batch, x, y)
+        return by_x, by_y
+
+    def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: MiniBatch) -> Tensor:
         """(d2_yy g(x, y; batch)) v, shape of y."""
-        self._charge("hessian_vector", batch)
-        return self._problem.hessian_vector(x, y, v, batch)
+        meter = _METERS[self]
+        found: Tensor = meter.serve("hessian_vector", "lower", meter.problem.hessian_vector, batch, x, y, v)
+        return found
 
-    def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-        """(d2_xy g(x, y; batch)) v, shape (N, dim_x)."""
-        self._charge("cross", batch)
-        return self._problem.cross(x, y, v, batch)
+    def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: MiniBatch) -> Tensor:
+        """(d2_xy g(x, y; batch)) v, shape (n, dim_x)."""
+        meter = _METERS[self]
+        found: Tensor = meter.serve("cross", "lower", meter.problem.cross, batch, x, y, v)
+        return found
 
-    def upper_gradient(self, x: Tensor, y: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
+    def upper_gradient(self, x: Tensor, y: Tensor, batch: MiniBatch | None = None) -> tuple[Tensor, Tensor]:
         """(d_x f, d_y f) at (x, y; batch), charged once; no batch: all upper examples."""
-        batch = self.batch("upper") if batch is None else batch
-        self._charge("upper_gradient", batch)
-        return self._problem.upper_gradient(x, y, batch)
+        meter = _METERS[self]
+        batch = self.upper_batch() if batch is None else batch
+        by_x, by_y = meter.serve("upper_gradient", "upper", meter.problem.upper_gradient, batch, x, y)
+        return by_x.expand_as(x), by_y
+
+    def lower_value(self, x: Tensor, y: Tensor, batch: MiniBatch) -> Tensor:
+        """g(x, y; batch), shape (n, 1), charged as a value, also where a gradient is taken at the point."""
+        meter = _METERS[self]
+        found: Tensor = meter.serve("value", "lower", meter.problem.lower_value, batch, x, y)
+        return found.unsqueeze(1)
+
+    def upper_value(self, x: Tensor, y: Tensor, batch: MiniBatch | None = None) -> Tensor:
+        """f(x, y; batch), shape (n, 1), charged as a value; no batch: all upper examples."""
+        meter = _METERS[self]
+        batch = self.upper_batch() if batch is None else batch
+        found: Tensor = meter.serve("value", "upper", meter.problem.upper_value, batch, x, y)
+        return found.unsqueeze(1)
+
+    def hessian(self, x: Tensor, y: Tensor, batch: MiniBatch) -> Tensor:
+        """d2_yy g(x, y; batch), shape (n, dim_y, dim_y), charged as dim_y Hessian-vector products."""
+        meter = _METERS[self]
+        products, method = y.shape[-1], meter.problem.hessian
+        found: Tensor = meter.serve("hessian_vector", "lower", method, batch, x, y, times=products)
+        return found
+
+    def cross_matrix(self, x: Tensor, y: Tensor, batch: MiniBatch) -> Tensor:
+        """d2_xy g(x, y; batch), shape (n, dim_x, dim_y), charged as dim_y cross products."""
+        meter = _METERS[self]
+        products, method = y.shape[-1], meter.problem.cross_matrix
+        found: Tensor = meter.serve("cross", "lower", method, batch, x, y, times=products)
+        return found
 
     # --- free of charge
 
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest feasible points."""
+        return _METERS[self].problem.project(x)
+
     def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
-        """P(x - step_size * direction)."""
-        return self._problem.projected_step(x, direction, step_size)
+        """P(x - step_size * direction).
+
+        direction: the method's estimate of the hypergradient, by which `harness check` judges it; whatever
+        scales it belongs to step_size, (n, 1), or (n, dim_x) for a preconditioner."""
+        return _METERS[self].problem.projected_step(x, direction, step_size)
 
     def or_start(self, z: Tensor, start: Tensor) -> Tensor:
         """A system solution; where it is not finite, its start vector, noted as a system fallback.
 
         Costs nothing: what the failed solve used stays charged, and nothing is computed again."""
         failed = ~torch.isfinite(z.sum(1))
-        if failed.any():
-            failed = ~torch.isfinite(z).all(1)
-        self.system_failed |= failed.cpu()
+        if not failed.any():
+            return z
+        failed = ~torch.isfinite(z).all(1)
+        meter = _METERS[self]
+        before = meter.system_failed
+        meter.system_failed = failed.cpu() if before is None else before | failed.cpu()
         return torch.where(failed.unsqueeze(1), start, z)
 
 
 def _rows(values: tuple[Tensor, ...], rows: slice | Tensor) -> tuple[Tensor, ...]:
     return tuple(value[rows] for value in values)
+
+
+def _served(within: MiniBatch | None, trials: int, index: Tensor | None) -> slice | Tensor:
+    """Positions among the running trials of a loop's trials, in the loop's order."""
+    outer = slice(0, trials) if within is None else within.trials
+    if index is None:
+        return outer
+    return index + outer.start if isinstance(outer, slice) else outer[index]

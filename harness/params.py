@@ -1,11 +1,11 @@
 """Declaring what a plug-in can be given: the parameters of a solver, the options of a problem.
 
-A plug-in is a dataclass; each field is made by one of the four functions below, which carry the
+A plug-in is a dataclass; each field is made by one of the functions below, which carry the
 meaning, default and usual range that `harness show` prints and the search spaces are checked against.
 
 Inside a pack of N trials a `count` is a CPU int64 tensor of shape (N,), a `real` is a tensor of shape
-(N, 1) on the problem's device, and a `shared` parameter is one plain value: only trials that agree on
-it are packed together.
+(N, 1) on the problem's device, and a `shared` number or a `choice` is one plain value: only trials that
+agree on it are packed together.
 """
 
 import dataclasses
@@ -16,23 +16,31 @@ from typing import Any
 from harness.errors import HarnessError, nearest
 
 REQUIRED = dataclasses.MISSING
+MOST_STEPS = 2**31
+"""The most steps, batches or examples of a batch: far above any budget, and their products fit in int64."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """What is known about one parameter; `kind` is "count", "real", "shared" or "option"."""
+    """What is known about one parameter; `kind` is "count", "real", "shared", "choice" or "option"."""
 
     kind: str
     meaning: str
     symbol: str
     default: Any
-    low: float | None
-    choices: tuple[Any, ...] | None
     type: type
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] | None = None
 
     @property
     def required(self) -> bool:
         return self.default is REQUIRED
+
+    @property
+    def common(self) -> bool:
+        """Whether all trials of a pack have the same value."""
+        return self.kind in ("shared", "choice")
 
 
 def _field(parameter: Parameter) -> Any:
@@ -41,22 +49,29 @@ def _field(parameter: Parameter) -> Any:
 
 def count(meaning: str, *, symbol: str = "", default: Any = REQUIRED, low: int = 1) -> Any:
     """An integer per trial: steps, batches."""
-    return _field(Parameter("count", meaning, symbol, default, low, None, int))
+    return _field(Parameter("count", meaning, symbol, default, int, low, MOST_STEPS))
 
 
-def real(meaning: str, *, symbol: str = "", default: Any = REQUIRED, low: float = 0.0) -> Any:
+def real(
+    meaning: str, *, symbol: str = "", default: Any = REQUIRED, low: float = 0.0, high: float | None = None
+) -> Any:
     """A float per trial: step sizes, momenta."""
-    return _field(Parameter("real", meaning, symbol, default, low, None, float))
+    return _field(Parameter("real", meaning, symbol, default, float, low, high))
 
 
 def shared(meaning: str, *, symbol: str = "", default: Any = REQUIRED, low: int = 1) -> Any:
     """An integer that all trials of one pack have in common: mini-batch sizes."""
-    return _field(Parameter("shared", meaning, symbol, default, low, None, int))
+    return _field(Parameter("shared", meaning, symbol, default, int, low, MOST_STEPS))
+
+
+def choice(meaning: str, *, default: Any, choices: tuple[Any, ...]) -> Any:
+    """A word or a switch that all trials of one pack have in common."""
+    return _field(Parameter("choice", meaning, "", default, type(default), choices=choices))
 
 
 def option(meaning: str, *, default: Any, choices: tuple[Any, ...] | None = None) -> Any:
     """An option of a problem; its type is the default's."""
-    return _field(Parameter("option", meaning, "", default, None, choices, type(default)))
+    return _field(Parameter("option", meaning, "", default, type(default), choices=choices))
 
 
 def parameters(plugin: type) -> dict[str, Parameter]:
@@ -89,12 +104,14 @@ def _convert(name: str, parameter: Parameter, value: Any, where: str) -> Any:
 def check_value(name: str, parameter: Parameter, value: Any, where: str) -> Any:
     """`value` (perhaps still text from a command line) as the parameter's type, inside its range.
 
-    Raises HarnessError: wrong type, below the least value, not one of the choices."""
+    Raises HarnessError: wrong type, outside the range, not one of the choices."""
     value = _convert(name, parameter, value, where)
     if parameter.choices is not None and value not in parameter.choices:
         raise HarnessError(f"{where}: {name} must be one of {parameter.choices}, but got {value!r}")
     if parameter.low is not None and value < parameter.low:
         raise HarnessError(f"{where}: {name} must be at least {parameter.low:g}, but got {value!r}")
+    if parameter.high is not None and value > parameter.high:
+        raise HarnessError(f"{where}: {name} must be at most {parameter.high:g}, but got {value!r}")
     return value
 
 

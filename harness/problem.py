@@ -4,7 +4,7 @@
 
 Both levels are means over examples. An author writes the losses (or the contraction Phi) for *one* trial
 and one value per example; the batched derivatives follow (`harness.derive`). Where speed matters a problem
-overrides any of the four derivatives with a closed form, and a test holds it against the derived one.
+overrides any of the derivatives with a closed form, and a test holds it against the derived one.
 
 A lower level that falls apart into one small problem per example is marked `by_example`: then y holds one
 y_i of dim_y numbers for each example of the current upper mini-batch, every derivative of an upper
@@ -12,7 +12,7 @@ iteration is taken on that mini-batch, and the lower level is the sum of the sma
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -20,30 +20,7 @@ import torch
 from torch import Tensor
 
 from harness import derive
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Examples for one derivative, the same for every trial it serves.
-
-    rows: example numbers, shape (B,), ascending.
-    counts: how often each trial drew each row, shape (N, B); None where every trial drew each row once.
-    step: position in the stream, for step-size schedules.
-    trials: the positions in the pack of the N trials served.
-    full: rows are all examples of the level.
-    """
-
-    rows: Tensor
-    trials: slice | Tensor
-    step: int = 0
-    counts: Tensor | None = None
-    full: bool = False
-
-    def weights(self, like: Tensor) -> Tensor | None:
-        """counts as weights of a mean, each row summing to one, in the dtype of `like`."""
-        if self.counts is None:
-            return None
-        return self.counts.to(like.dtype) / self.counts.sum(1, keepdim=True)
+from harness.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -73,26 +50,30 @@ class Problem(ABC):
     dtype: ClassVar[torch.dtype] = torch.float32
     by_example: ClassVar[bool] = False
 
-    dim_x: int = 0
-    dim_y: int = 0
-    lower_examples: int = 0
-    upper_examples: int = 0
-    evaluation_samples: int = 0
+    dim_x: int = field(init=False, default=0)
+    dim_y: int = field(init=False, default=0)
+    lower_examples: int = field(init=False, default=0)
+    upper_examples: int = field(init=False, default=0)
+    lower_worth: int = field(init=False, default=1)
+    upper_worth: int = field(init=False, default=1)
+    evaluation_samples: int = field(init=False, default=0)
 
     @abstractmethod
     def setup(self, data_dir: Path | None, data_seed: int, device: torch.device, dtype: torch.dtype) -> None:
         """Read the data, split it by `data_seed`, and set the sizes above.
 
-        evaluation_samples: single-sample gradients that `evaluate` takes for one trial."""
+        lower_worth, upper_worth: samples that one example of a level is worth, where it holds several (a
+        few-shot task of K images is worth K). evaluation_samples: single-sample gradients that `evaluate`
+        takes for one trial."""
 
     @abstractmethod
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         """x0 (dim_x,) and y0 (dim_y,)."""
 
-    @property
-    def fixed_point(self) -> bool:
+    @classmethod
+    def is_map(cls) -> bool:
         """Whether the lower level is y = Phi(x, y)."""
-        return type(self).lower_map is not Problem.lower_map
+        return cls.lower_map is not Problem.lower_map
 
     def lower_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """Lower losses of examples `rows` (B,) for one trial: shape (B,); g is their mean (by example
@@ -110,8 +91,11 @@ class Problem(ABC):
         """Upper losses of examples `rows` (B,) for one trial: shape (B,); f is their mean."""
 
     @abstractmethod
-    def evaluate(self, x: Tensor) -> dict[str, float]:
-        """The final protocol on one trial's output x (dim_x,): every metric of `metric_names`."""
+    def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        """The final protocol on one trial's output: every metric of `metric_names`.
+
+        x (dim_x,); y (dim_y,): the lower variable that the method holds there, for a protocol that judges it
+        as it is; by example it is empty, as a method holds the rows of a mini-batch only."""
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point of the feasible set, rows of x (N, dim_x) one by one."""
@@ -125,17 +109,26 @@ class Problem(ABC):
         """Cheap metrics of N trials at their current x, y, for curves; none unless overridden."""
         return [{} for _ in range(len(x))]
 
-    def evaluate_pack(self, x: Tensor) -> list[dict[str, float]]:
+    def evaluate_pack(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         """`evaluate` for N trials; override it where they can share work."""
-        return [self.evaluate(row) for row in x]
+        return [self.evaluate(*one) for one in zip(x, y, strict=True)]
 
-    def memory(self, pack: int) -> int:
-        """Bytes a worker needs for a pack, the data included; a problem with large data overrides it."""
-        return 8 * pack * (12 * self.dim_x + 24 * self.dim_y)
+    def memory(self, pack: int, batch_size: int | None) -> int:
+        """Bytes a worker needs for its data and for the derivatives and the evaluation of a pack, at that
+        many examples a mini-batch (None: all); what solvers hold is added to it. A problem with large data
+        overrides it."""
+        copies = 1
+        if self.by_example:
+            copies = self.upper_examples if batch_size is None else min(batch_size, self.upper_examples)
+        return self.dtype.itemsize * pack * (6 * self.dim_x + 12 * copies * self.dim_y)
 
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
         """d_y g on the batch, shape (N, dim_y)."""
         return derive.lower_gradient(self, x, y, batch)
+
+    def joint_lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """d_x g and d_y g on the batch, shapes (N, dim_x) and (N, dim_y); a map has none."""
+        return derive.joint_lower_gradient(self, x, y, batch)
 
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         """(d2_yy g) v on the batch, shape (N, dim_y); for a map (I - d_y Phi)^T v."""
@@ -146,5 +139,29 @@ class Problem(ABC):
         return derive.cross(self, x, y, v, batch)
 
     def upper_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """d_x f and d_y f on the batch, shapes (N, dim_x) and (N, dim_y)."""
+        """d_x f and d_y f on the batch, shapes (N, dim_x) and (N, dim_y); a d_x f that is 0 may be (1, 1), so
+        that nobody writes millions of zeros."""
         return derive.upper_gradient(self, x, y, batch)
+
+    def lower_value(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+        """g on the batch, shape (N,); a map has none."""
+        return derive.lower_value(self, x, y, batch)
+
+    def upper_value(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+        """f on the batch, shape (N,)."""
+        return derive.upper_value(self, x, y, batch)
+
+    def hessian(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+        """d2_yy g on the batch, column by column, shape (N, dim_y, dim_y)."""
+        columns = [self.hessian_vector(x, y, e, batch) for e in _units(y)]
+        return torch.stack(columns, 2)
+
+    def cross_matrix(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+        """d2_xy g on the batch, column by column, shape (N, dim_x, dim_y)."""
+        return torch.stack([self.cross(x, y, e, batch) for e in _units(y)], 2)
+
+
+def _units(y: Tensor) -> Tensor:
+    """The unit vectors of y's space, each for N trials: shape (dim_y, N, dim_y)."""
+    trials, dim_y = y.shape
+    return torch.eye(dim_y, dtype=y.dtype, device=y.device).unsqueeze(1).expand(-1, trials, -1)

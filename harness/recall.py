@@ -1,7 +1,10 @@
-"""Warm starts by example: where y belongs to a mini-batch, what each example was left with last time."""
+"""What the engine remembers for a solver: by example, where y belongs to a mini-batch, what each example was
+left with last time; by batch of a partition, what each batch was."""
+
+from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 from harness.solver import S
 
 
-class Memory:
+class ByExample:
     """For every trial, every example and every field: the rows that the example was last left with.
 
     Nothing is kept of a field that the method does not warm-start. Costs trials * examples * dim_y numbers
@@ -37,3 +40,30 @@ class Memory:
         trials = torch.from_numpy(live).to(rows.device).unsqueeze(1)
         for name, table in self._rows.items():
             table[trials, rows] = getattr(state, name).view(len(live), len(rows), -1)
+
+
+class ByBatch:
+    """For every trial, every batch of the partition and every field: what the batch was last left with.
+
+    Costs trials * batches numbers per number of the field, on the device.
+
+    Args: state: the start, of every batch. parts: by field, how many batches its partition has.
+    """
+
+    def __init__(self, state: S, parts: Mapping[str, int]) -> None:
+        self._tables: dict[str, Tensor] = {}
+        for name, number in parts.items():
+            value: Tensor = getattr(state, name)
+            self._tables[name] = value.unsqueeze(1).repeat(1, number, 1)
+
+    def recall(self, state: S, live: np.ndarray, parts: Mapping[str, int]) -> S:
+        """The state with these fields as the batches `parts` were left."""
+        trials = torch.from_numpy(live)
+        held = {name: table[trials.to(table.device), parts[name]] for name, table in self._tables.items()}
+        return dataclasses.replace(state, **held)
+
+    def keep(self, state: S, live: np.ndarray, parts: Mapping[str, int]) -> None:
+        """Remember what these batches are left with."""
+        trials = torch.from_numpy(live)
+        for name, table in self._tables.items():
+            table[trials.to(table.device), parts[name]] = getattr(state, name)

@@ -3,6 +3,8 @@
 This is the only loop over upper iterations. It knows neither Ray nor the record.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -13,10 +15,12 @@ import torch
 from torch import Tensor
 
 from harness.budget import KINDS, Accountant
-from harness.errors import PluginError
+from harness.errors import HarnessError, PluginError
+from harness.meter import Meter
 from harness.oracle import Oracle
+from harness.place import first_place
 from harness.problem import Problem
-from harness.recall import Memory
+from harness.recall import ByBatch, ByExample
 from harness.rules import Rules
 from harness.solver import Solver, State
 from harness.streams import Streams
@@ -47,7 +51,7 @@ def failed(config: Mapping[str, Any], reason: str) -> Result:
 
 
 class _Run:
-    """The search of one pack; `outputs[n]` is the point at which trial n will be evaluated."""
+    """The search of one pack; `outputs[n]` is the x and y at which trial n will be evaluated."""
 
     def __init__(
         self,
@@ -59,140 +63,183 @@ class _Run:
         dtype: torch.dtype,
     ) -> None:
         self.problem, self.rules = problem, rules
-        start = tuple(v.to(device, dtype) for v in problem.initial(rules.seed))
+        x0, y0 = (value.to(device, dtype) for value in problem.initial(rules.seed))
         streams = Streams(rules.seed, problem.lower_examples, problem.upper_examples, device)
         self.accountant = Accountant(len(configs), rules.budget, rules.prices)
         self.solver = solver.pack(configs, device, dtype)
-        size = self.solver.mini_batch_size
-        self.oracle = Oracle(problem, streams, self.accountant, (start[0], start[1]), size)
+        self.meter = Meter(problem, streams, self.accountant, (x0, y0), self.solver.size_of("lower"))
+        self.oracle = Oracle.of(self.meter)
         self.results = [Result(config=dict(config), pack=len(configs)) for config in configs]
-        self.outputs: list[Tensor | None] = [None] * len(configs)
-        self.x0 = start[0]
-        self.memory: Memory | None = None
+        self.outputs: list[tuple[Tensor, Tensor] | None] = [None] * len(configs)
+        self.start = x0, y0
+        self.examples: ByExample | None = None
+        self.batches: ByBatch | None = None
+        self.iterations = np.zeros(len(configs), dtype=np.int64)
+        self.fallbacks = np.zeros(len(configs), dtype=np.int64)
+        self.seconds = np.zeros(len(configs))
+        self.measured = np.full(len(configs), -1)
         self.grid = np.empty((len(configs), 0))
-        self.passed = np.zeros(len(configs), dtype=np.int64)
+        self.next_point = np.full(len(configs), np.inf)
 
     def search(self) -> None:
         """Upper iterations, until no trial can afford its next one."""
-        oracle, solver = self.oracle, self.solver
-        state = solver.init(oracle)
+        meter, solver = self.meter, self.solver
+        with meter.watching():
+            state: State = meter.at_work(solver.init, self.oracle)
+            self._remember(state)
+            self._measure(state, np.ones(meter.trials, dtype=bool))
+            iteration = 0
+            while True:
+                declared = meter.at_work(solver.cost, meter.place).table(meter.trials)
+                if iteration == 0:
+                    self._curve_grid(self.accountant.priced(declared))
+                if not declared.any(0).all():
+                    raise PluginError("the solver's cost() declares no samples: the trial would never end")
+                fits = self.accountant.fits(meter.live, declared)
+                if not fits.all():
+                    self._measure(state, ~fits)
+                    self._output(state, ~fits)
+                    keep = _selection(fits)
+                    solver, state, declared = solver.at(keep), state.at(keep), declared[:, fits]
+                    meter.begin(iteration, keep)
+                if not meter.trials:
+                    return
+                begun = time.perf_counter()
+                self.accountant.open(meter.live, declared)
+                stepped = self._step(solver, state)
+                self.accountant.close()
+                self.seconds[meter.live] += (time.perf_counter() - begun) / meter.trials
+                self.iterations[meter.live] += 1
+                good = self._diverged(state, stepped)
+                iteration += 1
+                state = stepped
+                if good.all():
+                    meter.begin(iteration)
+                else:
+                    keep = _selection(good)
+                    solver, state = solver.at(keep), state.at(keep)
+                    meter.begin(iteration, keep)
+                self._measure_due(state)
+
+    # --- what is remembered for the solver
+
+    def _remember(self, state: State) -> None:
+        solver = self.solver
         if self.problem.by_example:
             sizes = (self.problem.upper_examples, self.problem.dim_y)
-            self.memory = Memory(state, solver.warm_starts, *sizes)
-        self._measure(state, np.ones(oracle.trials, dtype=bool))
-        iteration = 0
-        while True:
-            declared = solver.cost(oracle).table(oracle.trials)
-            if iteration == 0:
-                self.grid = self._curve_grid(declared @ self.accountant.prices)
-            if not declared.any(1).all():
-                raise PluginError("the solver's cost() declares no samples: the trial would never end")
-            fits = self.accountant.fits(oracle.live, declared)
-            if not fits.all():
-                self._measure(state, ~fits)
-                self._output(state, ~fits)
-                keep = _selection(fits)
-                solver, state, declared = solver.at(keep), state.at(keep), declared[fits]
-                oracle.begin(iteration, keep)
-            if not oracle.trials:
-                return
-            begun = time.perf_counter()
-            self.accountant.open(oracle.live, declared)
-            stepped = self._step(solver, state)
-            self.accountant.close()
-            share = (time.perf_counter() - begun) / oracle.trials
-            for n in oracle.live:
-                self.results[n].upper_iterations += 1
-                self.results[n].seconds += share
-            good = self._diverged(state, stepped)
-            iteration += 1
-            keep = _selection(good)
-            solver, state = solver.at(keep), stepped.at(keep)
-            oracle.begin(iteration, keep)
-            self._measure(state, self._due())
+            self.examples = ByExample(state, solver.warm_starts, *sizes)
+        if solver.tables:
+            self.batches = ByBatch(
+                state,
+                {
+                    name: self.meter.place.parts(level, solver.size_of(level))
+                    for name, level in solver.tables.items()
+                },
+            )
+
+    def _parts(self) -> dict[str, int]:
+        """By table, the batch of the partition that this upper iteration meets."""
+        solver, place = self.solver, self.meter.place
+        return {name: place.part(level, solver.size_of(level)) for name, level in solver.tables.items()}
 
     def _step(self, solver: Solver[Any], state: State) -> State:
-        """One upper iteration; by example, from what the examples of the mini-batch were left with."""
-        stepped: State
-        if self.memory is None:
-            stepped = solver.step(self.oracle, state)
-            return stepped
-        live, rows = self.oracle.live, self.oracle.mini_batch
-        stepped = solver.step(self.oracle, self.memory.recall(state, live, rows))
-        self.memory.keep(stepped, live, rows)
+        """One upper iteration, from what its examples and batches were left with."""
+        live = self.meter.live
+        if self.examples is not None:
+            state = self.examples.recall(state, live, self.meter.mini_batch)
+        if self.batches is not None:
+            state = self.batches.recall(state, live, self._parts())
+        stepped: State = self.meter.at_work(solver.step, self.oracle, state)
+        if self.examples is not None:
+            self.examples.keep(stepped, live, self.meter.mini_batch)
+        if self.batches is not None:
+            self.batches.keep(stepped, live, self._parts())
         return stepped
+
+    # --- how trials end
 
     def _diverged(self, before: State, after: State) -> np.ndarray:
         """Which trials go on; the others are recorded as diverged, with the reason."""
-        finite = after.finite()
-        if self.rules.system_failure == "diverge":
-            finite = {"the linear system": ~self.oracle.system_failed} | finite
-        good = np.ones(self.oracle.trials, dtype=bool)
-        for name, mask in finite.items():
-            for local in np.flatnonzero(~mask.cpu().numpy() & good):
-                result = self.results[self.oracle.live[local]]
-                result.state = "diverged"
-                result.reason = f"{name} not finite at upper iteration {self.oracle.iteration}"
-                good[local] = False
-        for local in self.oracle.system_failed.nonzero().flatten().tolist():
-            self.results[self.oracle.live[local]].system_fallbacks += 1
-        self._output(before, ~good)
-        return good
+        good = after.finite()
+        fallen = self.meter.system_failed
+        if fallen is None and good.all():
+            return np.ones(self.meter.trials, dtype=bool)
+        ending = ~good.cpu().numpy()
+        reasons = {int(n): after.not_finite(int(n)) for n in np.flatnonzero(ending)}
+        if fallen is not None:
+            self.fallbacks[self.meter.live[fallen.numpy()]] += 1
+            if self.rules.system_failure == "diverge":
+                ending |= fallen.numpy()
+                reasons |= dict.fromkeys(np.flatnonzero(fallen.numpy()).tolist(), "the linear system")
+        for local, what in reasons.items():
+            result = self.results[self.meter.live[local]]
+            result.state = "diverged"
+            result.reason = f"{what} not finite at upper iteration {self.meter.place.iteration}"
+        self._output(before, ending)
+        return ~ending
 
     def _output(self, state: State, leaving: np.ndarray) -> None:
         for local in np.flatnonzero(leaving):
-            n = self.oracle.live[local]
+            n = self.meter.live[local]
             if self.results[n].state != "diverged" or self.rules.divergence == "last":
-                self.outputs[n] = state.x[local].clone()
+                y = state.y.new_empty(0) if self.problem.by_example else state.y[local].clone()
+                self.outputs[n] = state.x[local].clone(), y
             elif self.rules.divergence == "x0":
-                self.outputs[n] = self.x0
+                x0, y0 = self.start
+                self.outputs[n] = x0, y0.new_empty(0) if self.problem.by_example else y0
 
-    def _due(self) -> np.ndarray:
-        """Which running trials have passed a point of the curve's grid since their last one."""
-        live = self.oracle.live
-        reached = (self.grid[live] <= self.accountant.spent[live, None]).sum(1)
-        due = reached > self.passed[live]
-        self.passed[live] = reached
-        return np.asarray(due)
+    # --- curves
 
-    def _curve_grid(self, first: np.ndarray) -> np.ndarray:
+    def _curve_grid(self, first: np.ndarray) -> None:
         """Points of the budget for each trial, shape (N, curves), from its first upper iteration on."""
-        first = np.minimum(first, self.rules.budget)[:, None]
-        points: np.ndarray = first * (self.rules.budget / first) ** np.linspace(0, 1, self.rules.curves)
-        return points
+        if self.rules.curves:
+            first = np.minimum(first, self.rules.budget)[:, None]
+            self.grid = first * (self.rules.budget / first) ** np.linspace(0, 1, self.rules.curves)
+            self.next_point = self.grid[:, 0]
+
+    def _measure_due(self, state: State) -> None:
+        """A point of the curve of the running trials that have passed one of their grid since the last."""
+        live, spent = self.meter.live, self.accountant.spent
+        due = self.next_point[live] <= spent[live]
+        if due.any():
+            self._measure(state, due)
+            for n in live[due]:
+                passed = int((self.grid[n] <= spent[n]).sum())
+                self.next_point[n] = self.grid[n, passed] if passed < self.rules.curves else np.inf
 
     def _measure(self, state: State, due: np.ndarray) -> None:
         """A point of the curve of the trials that are due, once per upper iteration at most."""
-        curves = [self.results[n].curve for n in self.oracle.live]
-        done = [self.results[n].upper_iterations for n in self.oracle.live]
-        due = due & np.array(
-            [not c or c[-1]["upper_iteration"] < s for c, s in zip(curves, done, strict=True)], dtype=bool
-        )
+        live = self.meter.live
+        due = due & (self.measured[live] < self.iterations[live])
         if not self.rules.curves or not due.any():
             return
-        keep = _selection(due)
-        chosen = state.at(keep)
-        live = self.oracle.live[due]
-        for n, metrics in zip(live, self.problem.metrics(chosen.x, chosen.y), strict=True):
-            result = self.results[n]
-            point = {"upper_iteration": result.upper_iterations, "seconds": result.seconds}
-            result.curve.append(point | self._ledger(n) | metrics)
+        chosen = state.at(_selection(due))
+        for n, metrics in zip(live[due], self.problem.metrics(chosen.x, chosen.y), strict=True):
+            point = {"upper_iteration": int(self.iterations[n]), "seconds": float(self.seconds[n])}
+            self.results[n].curve.append(point | self._ledger(n) | metrics)
+        self.measured[live[due]] = self.iterations[live[due]]
 
     def _ledger(self, n: int) -> dict[str, float]:
         kinds = {kind: int(used) for kind, used in zip(KINDS, self.accountant.ledger[n], strict=True)}
         return kinds | {"total": float(self.accountant.spent[n])}
 
+    # --- evaluation
+
     def score(self) -> None:
         """Evaluate the outputs; trials ranked last are not evaluated."""
-        chosen = [n for n, output in enumerate(self.outputs) if output is not None]
+        chosen = [(n, output) for n, output in enumerate(self.outputs) if output is not None]
         begun = time.perf_counter()
-        points = [output for output in self.outputs if output is not None]
-        metrics = self.problem.evaluate_pack(torch.stack(points)) if points else []
+        metrics: list[dict[str, float]] = []
+        if chosen:
+            x, y = (torch.stack(part) for part in zip(*(output for _, output in chosen), strict=True))
+            metrics = self.problem.evaluate_pack(x, y)
         share = (time.perf_counter() - begun) / max(len(chosen), 1)
         for n, result in enumerate(self.results):
             result.ledger = self._ledger(n)
             result.objective = float("inf")
-        for n, values in zip(chosen, metrics, strict=True):
+            result.upper_iterations, result.seconds = int(self.iterations[n]), float(self.seconds[n])
+            result.system_fallbacks = int(self.fallbacks[n])
+        for (n, _), values in zip(chosen, metrics, strict=True):
             result = self.results[n]
             result.metrics, result.objective = values, values[self.problem.objective]
             result.evaluation_samples, result.evaluation_seconds = self.problem.evaluation_samples, share
@@ -209,16 +256,12 @@ def _selection(mask: np.ndarray) -> slice | Tensor:
 
 
 def first_cost(
-    problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]]
+    problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]], seed: int
 ) -> np.ndarray:
     """Declared samples of each configuration's first upper iteration, shape (N,)."""
-    device = torch.device("cpu")
-    streams = Streams(0, problem.lower_examples, problem.upper_examples, device)
-    accountant = Accountant(len(configs), 0, dict.fromkeys(KINDS, 1.0))
-    packed = solver.pack(configs, device, torch.float64)
-    start = (torch.zeros(problem.dim_x), torch.zeros(problem.dim_y))
-    oracle = Oracle(problem, streams, accountant, start, packed.mini_batch_size)
-    return np.asarray(packed.cost(oracle).table(len(configs)).sum(1))
+    packed = solver.pack(configs, torch.device("cpu"), torch.float64)
+    place = first_place(problem, seed, packed.size_of("lower"))
+    return np.asarray(packed.cost(place).table(len(configs)).sum(0, dtype=np.float64))
 
 
 def run_pack(
@@ -231,8 +274,12 @@ def run_pack(
 ) -> list[Result]:
     """Results in the order of `configs`, which must agree on every shared parameter.
 
-    Inside, the trials run in order of falling cost, so that the ragged loop drops trailing ones."""
-    order = np.argsort(-first_cost(problem, solver, configs), kind="stable")
+    Inside, the trials run in order of falling cost, so that the ragged loop drops trailing ones.
+    Raises HarnessError: the solver is not defined for the problem."""
+    unmet = solver.needs.unmet(problem)
+    if unmet:
+        raise HarnessError(f"{solver.label} is not defined for {problem.label}: {unmet}")
+    order = np.argsort(-first_cost(problem, solver, configs, rules.seed), kind="stable")
     run = _Run(problem, solver, [configs[n] for n in order], rules, device, dtype)
     run.search()
     run.score()

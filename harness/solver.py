@@ -10,14 +10,17 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from harness.batch import Level
 from harness.budget import Cost
 from harness.oracle import Oracle
 from harness.params import parameters
+from harness.place import Place
+from harness.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,47 +34,84 @@ class State:
 
     def at(self, trials: slice | Tensor) -> Self:
         """The state of some of the trials."""
-        values = {field.name: getattr(self, field.name)[trials] for field in dataclasses.fields(self)}
-        return type(self)(**values)
+        return type(self)(**{name: value[trials] for name, value in vars(self).items()})
 
-    def finite(self) -> dict[str, Tensor]:
-        """Per field, which trials hold finite numbers only, shape (N,); x last, as the others cause it."""
-        names = sorted((f.name for f in dataclasses.fields(self)), key=lambda name: name == "x")
-        return {name: _finite(getattr(self, name)) for name in names}
+    def finite(self) -> Tensor:
+        """Which trials hold finite numbers only, shape (N,)."""
+        sums = torch.stack([value.flatten(1).sum(1) for value in vars(self).values()])
+        good = torch.isfinite(sums)
+        if good.all():
+            return good[0]
+        return torch.stack([torch.isfinite(value.flatten(1)).all(1) for value in vars(self).values()]).all(0)
 
-
-def _finite(value: Tensor) -> Tensor:
-    """Rows without inf or nan. A sum shows them in one cheap pass; an overflowed sum is looked at again."""
-    rows = value.flatten(1)
-    good = torch.isfinite(rows.sum(1))
-    if not good.all():
-        good = torch.isfinite(rows).all(1)
-    return good
+    def not_finite(self, trial: int) -> str:
+        """The field in which a trial is not finite; x last, as the others cause it."""
+        bad = [name for name, value in vars(self).items() if not torch.isfinite(value[trial]).all()]
+        return sorted(bad, key=lambda name: name == "x")[0]
 
 
 S = TypeVar("S", bound=State)
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a solver needs of a problem.
+
+    loss: a lower level that minimises a loss; a fixed-point map has no g, and its system is not symmetric.
+    one_lower_problem: not one small lower problem per example. dim_y: at most so many lower variables.
+    """
+
+    loss: bool = False
+    one_lower_problem: bool = False
+    dim_y: int | None = None
+
+    def unmet_by(self, problem: type[Problem]) -> str:
+        """What a problem lacks that can be told before its data are read; empty: nothing."""
+        if self.loss and problem.is_map():
+            return "its lower level is a fixed-point map, not a loss"
+        if self.one_lower_problem and problem.by_example:
+            return "its lower level falls apart by example"
+        return ""
+
+    def unmet(self, problem: Problem) -> str:
+        """What a problem that is set up lacks; empty: nothing."""
+        if self.dim_y is not None and problem.dim_y > self.dim_y:
+            return f"its lower level has {problem.dim_y} variables, more than {self.dim_y}"
+        return self.unmet_by(type(problem))
+
+
+class Held(NamedTuple):
+    """How many vectors a trial holds at once, by the space they lie in; per trial, or for all alike."""
+
+    x: Tensor | int
+    y: Tensor | int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Solver(ABC, Generic[S]):
     """warm_starts: fields of the state shaped like y that the next upper iteration starts from. Where the
     lower level falls apart by example, the engine remembers these row by row for every example.
+    tables: fields of the state that are remembered for each batch of the phase "partition", and its level: a
+    step finds in them what the same batch was last left with (at first, what `init` gives).
+    needs: what a problem must have. adaptive: upper_step_size scales steps of x that the method sizes itself.
     floor: what keeps the hypergradient from the exact one however many steps; empty: nothing."""
 
     label: ClassVar[str]
     reference: ClassVar[str]
     warm_starts: ClassVar[tuple[str, ...]] = ()
+    tables: ClassVar[Mapping[str, Level]] = {}
+    needs: ClassVar[Needs] = Needs()
+    adaptive: ClassVar[bool] = False
     floor: ClassVar[str] = ""
 
-    @property
-    def mini_batch_size(self) -> int | None:
-        """Examples of an upper iteration where the lower level falls apart by example: the parameter
-        batch_size; all (None) for a method without it."""
-        return getattr(self, "batch_size", None)
+    def size_of(self, level: Level) -> int | None:
+        """Examples of a mini-batch: the parameter batch_size (by example, of every batch of an upper
+        iteration) or upper_batch_size; None, all, for a method without it or where it is 0."""
+        return getattr(self, "batch_size" if level == "lower" else "upper_batch_size", None) or None
 
     @abstractmethod
-    def cost(self, oracle: Oracle) -> Cost:
-        """Samples that `step` will use at upper iteration `oracle.iteration`."""
+    def cost(self, place: Place) -> Cost:
+        """Samples that `step` will use at an upper iteration."""
 
     @abstractmethod
     def init(self, oracle: Oracle) -> S:
@@ -80,6 +120,11 @@ class Solver(ABC, Generic[S]):
     @abstractmethod
     def step(self, oracle: Oracle, state: S) -> S:
         """One upper iteration: a new state, the old one untouched."""
+
+    def held(self, place: Place) -> Held:
+        """What a trial holds besides the working space of a derivative: the state before and after a step,
+        and what grows with a parameter (iterates kept for a backward sweep). The engine counts `tables`."""
+        return Held(x=4, y=6)
 
     @classmethod
     def pack(cls, configs: Sequence[Mapping[str, Any]], device: torch.device, dtype: torch.dtype) -> Self:
@@ -97,6 +142,5 @@ class Solver(ABC, Generic[S]):
 
     def at(self, trials: slice | Tensor) -> Self:
         """The solver of some of the trials."""
-        held = {name: getattr(self, name) for name in parameters(type(self))}
-        chosen = {name: v[trials] if isinstance(v, Tensor) else v for name, v in held.items()}
+        chosen = {name: v[trials] if isinstance(v, Tensor) else v for name, v in vars(self).items()}
         return type(self)(**chosen)

@@ -1,20 +1,34 @@
-"""Mini-batches as a pure function of (seed, upper iteration, phase, step): random access, no shared state.
+"""Mini-batches as a pure function of (seed, upper iteration, level, phase, step): random access, no state.
 
-Within one phase of one upper iteration the batches cut a fresh random permutation of the examples into
-consecutive slices, then another permutation, epoch by epoch: without replacement inside an epoch, the
-last batch of an epoch short where the batch size does not divide the number of examples. Streams of
-different phases and of different upper iterations are independent, but for the phase "upper": it is one
-stream through all upper iterations, one batch each. All trials of a seed meet the same batch at the same
-place.
+A phase is any name. Within one phase of one upper iteration the batches cut a fresh random permutation of
+the level's examples into consecutive slices, then another permutation, epoch by epoch: without replacement
+inside an epoch, the last batch of an epoch short where the batch size does not divide the number of
+examples. Streams of different phases and of different upper iterations are independent. Two phases are one
+stream through all upper iterations, one batch in each:
+
+    "epochs"     the epochs go on from upper iteration to upper iteration
+    "partition"  the same with the examples cut into batches once and for all: a batch comes again, as a
+                 whole, in every epoch, at another place of it
+
+All trials of a seed meet the same batch at the same place.
 """
 
+from __future__ import annotations
+
 import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-PHASES = ("lower", "system", "cross", "upper")
+from harness.batch import Level
+
+EPOCHS, PARTITION = "epochs", "partition"
+THROUGH = (EPOCHS, PARTITION)
+KEPT = 16  # permutations kept
 
 
 def generator(*place: int | str) -> np.random.Generator:
@@ -23,11 +37,44 @@ def generator(*place: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
 
 
-def samples(steps: Tensor, batch_size: int, examples: int) -> Tensor:
+def samples(steps: int | Tensor, size: int, examples: int) -> int | Tensor:
     """Examples in the first `steps` batches of a stream, short last batches counted exactly."""
-    per_epoch = -(-examples // batch_size)
-    rest = torch.clamp(steps % per_epoch * batch_size, max=examples)
+    per_epoch = -(-examples // size)
+    left = steps % per_epoch * size
+    rest = torch.clamp(left, max=examples) if isinstance(left, Tensor) else min(left, examples)
     return steps // per_epoch * examples + rest
+
+
+def _word(level: Level, phase: str, nest: tuple[int, ...] = ()) -> str:
+    own = phase if level == "lower" else f"{level} {phase}"
+    return own if not nest else f"{own} in {nest}"
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, word: str, epoch: int, parts: int) -> tuple[int, ...]:
+    """Which part of the partition is met when in an epoch."""
+    return tuple(generator(seed, epoch, word, "order").permutation(parts).tolist())
+
+
+def part(seed: int, iteration: int, level: Level, size: int, examples: int) -> int:
+    """The part of the partition that an upper iteration meets."""
+    parts = -(-examples // size)
+    epoch, place = divmod(iteration, parts)
+    return _order(seed, _word(level, PARTITION), epoch, parts)[place]
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """A permutation, sorted inside each batch, and the batches that were asked for."""
+
+    rows: Tensor
+    size: int
+    batches: dict[int, Tensor]
+
+    def batch(self, place: int) -> Tensor:
+        if place not in self.batches:
+            self.batches[place] = self.rows[place * self.size : (place + 1) * self.size]
+        return self.batches[place]
 
 
 class Streams:
@@ -36,44 +83,57 @@ class Streams:
     def __init__(self, seed: int, lower_examples: int, upper_examples: int, device: torch.device) -> None:
         self.seed = seed
         self.device = device
-        self._examples = {phase: lower_examples for phase in PHASES} | {"upper": upper_examples}
+        self.examples = {"lower": lower_examples, "upper": upper_examples}
         self._full = {n: torch.arange(n, device=device) for n in {lower_examples, upper_examples}}
-        self._cache: dict[tuple[str, int], tuple[int, Tensor, tuple[Tensor, ...]]] = {}
+        self._kept: OrderedDict[tuple[str, int], tuple[tuple[int, int], _Epoch]] = OrderedDict()
 
-    def examples(self, phase: str) -> int:
-        return self._examples[phase]
-
-    def _epoch(self, iteration: int, phase: str, epoch: int, size: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The epoch's permutation, sorted inside each batch, and its batches; one kept per phase and size."""
-        key, place = (phase, size), iteration << 32 | epoch
-        if key not in self._cache or self._cache[key][0] != place:
-            examples = self._examples[phase]
-            order = generator(self.seed, iteration, phase, epoch).permutation(examples)
+    def _epoch(self, iteration: int, word: str, epoch: int, size: int, examples: int) -> _Epoch:
+        """One epoch is kept per stream and size."""
+        key, place = (word, size), (iteration, epoch)
+        kept = self._kept.get(key)
+        if kept is None or kept[0] != place:
+            order = generator(self.seed, iteration, word, epoch).permutation(examples)
             whole = examples // size * size
             order[:whole] = np.sort(order[:whole].reshape(-1, size), axis=1).ravel()
             order[whole:].sort()
-            rows = torch.from_numpy(order).to(self.device)
-            self._cache[key] = (place, rows, torch.split(rows, size))
-        return self._cache[key][1:]
+            kept = place, _Epoch(torch.from_numpy(order).to(self.device), size, {})
+            self._kept[key] = kept
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return kept[1]
 
-    def rows(self, iteration: int, phase: str, step: int, size: int | None) -> Tensor:
-        """Sorted example numbers of one mini-batch; size None, or at least the set: all of them."""
-        examples = self._examples[phase]
+    def rows(
+        self,
+        iteration: int,
+        level: Level,
+        phase: str,
+        step: int,
+        size: int | None,
+        nest: tuple[int, ...] = (),
+    ) -> Tensor:
+        """Sorted example numbers of one mini-batch; size None, or at least the set: all of them.
+
+        nest: the steps of the loops around the one that `step` counts."""
+        examples = self.examples[level]
         if size is None or size >= examples:
             return self._full[examples]
-        if phase == "upper":
-            iteration, step = 0, iteration + step
+        word = _word(level, phase, nest)
+        if phase == PARTITION:
+            place = part(self.seed, iteration, level, size, examples)
+            return self._epoch(0, word, 0, size, examples).batch(place)
+        if phase == EPOCHS:
+            iteration, step = 0, iteration
         epoch, place = divmod(step, -(-examples // size))
-        return self._epoch(iteration, phase, epoch, size)[1][place]
+        return self._epoch(iteration, word, epoch, size, examples).batch(place)
 
     def counts(self, iteration: int, phase: str, steps: list[int], size: int | None) -> Tensor:
-        """How often each example occurs in the first steps[n] batches, shape (N, examples), int64."""
-        examples = self._examples[phase]
+        """How often each lower example occurs in the first steps[n] batches, shape (N, examples), int64."""
+        examples = self.examples["lower"]
         size = examples if size is None else min(size, examples)
         table = torch.zeros(len(steps), examples, dtype=torch.int64, device=self.device)
         for row, number in zip(table, steps, strict=True):
             epochs, rest = divmod(number, -(-examples // size))
             row += epochs
             if rest:
-                row[self._epoch(iteration, phase, epochs, size)[0][: rest * size]] += 1
+                row[self._epoch(iteration, phase, epochs, size, examples).rows[: rest * size]] += 1
         return table

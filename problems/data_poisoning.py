@@ -27,8 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.params import option
-from harness.problem import Batch, Metric, Problem
+from harness.api import Batch, Metric, Problem, option
 from problems._images import CLASSES, DATASETS, Array, read
 
 RETRAINING_STEPS = 1000
@@ -137,11 +136,12 @@ class DataPoisoning(Problem):
         self._rho = 0.1 / (self.dim_y if self.regulariser == "code" else self.pixels)
         self._unattacked: dict[str, float] | None = None
 
-    def memory(self, pack: int) -> int:
-        """Images, three times over while they are read and split; per trial nine
-        arrays as large as x at the peak (states, direction, poisoned rows of the retraining)."""
+    def memory(self, pack: int, batch_size: int | None) -> int:
+        """Images, three times over while they are read and split; per trial five arrays as large as x at the
+        peak (direction, poisoned rows of the retraining), and the rows of a mini-batch twice."""
         images = 4 * self.pixels * (self.lower_examples + self.upper_examples)
-        return 3 * images + 4 * 9 * self.dim_x * pack
+        drawn = self.lower_examples if batch_size is None else min(batch_size, self.lower_examples)
+        return 3 * images + 4 * pack * (5 * self.dim_x + 2 * drawn * self.pixels // 5)
 
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         """No perturbation, and the classifier at 0: neither depends on the seed."""
@@ -235,9 +235,11 @@ class DataPoisoning(Problem):
     def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
         """Only rows with a gradient move; the others are feasible already."""
         moved = x.clone().view(len(x), -1, self.pixels)
-        for rows, gradient, size in zip(moved, direction.view_as(moved), step_size, strict=True):
+        sizes = step_size.view(len(x), -1, self.pixels if step_size.shape[1] > 1 else 1)
+        for rows, gradient, size in zip(moved, direction.view_as(moved), sizes, strict=True):
             touched = gradient.any(1).nonzero().squeeze(1)
-            stepped = rows[touched] - size * gradient[touched]
+            own = size[touched] if len(size) > 1 else size
+            stepped = rows[touched] - own * gradient[touched]
             rows[touched] = self._project_rows(stepped, self._poison.images[touched])
         return moved.flatten(1)
 
@@ -272,11 +274,11 @@ class DataPoisoning(Problem):
         losses = torch.logsumexp(logits, 1) - (logits * examples.onehot).sum(1)
         return {"accuracy": right, "loss": losses.mean(1)}
 
-    def evaluate(self, x: Tensor) -> dict[str, float]:
-        return self.evaluate_pack(x.unsqueeze(0))[0]
+    def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        return self.evaluate_pack(x.unsqueeze(0), y.unsqueeze(0))[0]
 
-    def evaluate_pack(self, x: Tensor) -> list[dict[str, float]]:
-        """Trials whose output is no attack share one retraining, done once per worker."""
+    def evaluate_pack(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
+        """W is retrained, whatever y is. Trials whose output is no attack share one retraining per worker."""
         attacks = [n for n, row in enumerate(x) if row.any()]
         if len(attacks) < len(x) and self._unattacked is None:
             zero = x.new_zeros(1, self.dim_x)

@@ -34,10 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from harness.errors import HarnessError
-from harness.params import option
-from harness.problem import Batch, Metric, Problem
-from harness.streams import generator
+from harness.api import Batch, HarnessError, Metric, Problem, generator, option
 from problems._images import CLASSES, DATASETS, read_levels
 
 CONTRACTION = 0.5
@@ -90,28 +87,21 @@ def onto_l1_ball(rows: Tensor) -> Tensor:
 
 
 class Last:
-    """The last value of a function of rows and trials' tensors, given again while asked about the same ones.
-
-    The same: that memory, or of the trials the leading ones, with nothing written there since. The tensors
-    are held, so their memory cannot become another's."""
+    """The last value of a function of tensors, given again while asked about the very same, unwritten."""
 
     def __init__(self) -> None:
-        self._held: list[tuple[Tensor, int]] = []
+        self._asked: list[tuple[Tensor, int]] = []
         self._value = torch.empty(0)
 
-    def get(self, compute: Callable[[], Tensor], rows: Tensor, *variables: Tensor) -> Tensor:
-        """The value of compute(), shape (N, ...) for variables (N, ...)."""
-        tensors = (rows, *variables)
-        known = len(self._held) == len(tensors) and len(rows) == len(self._held[0][0])
-        if not known or not all(map(_leads, tensors, self._held)):
-            self._held, self._value = [(tensor, tensor._version) for tensor in tensors], compute()
-        return self._value[: len(variables[0])]
-
-
-def _leads(now: Tensor, then: tuple[Tensor, int]) -> bool:
-    held, version = then
-    there = now.data_ptr() == held.data_ptr() and now.stride() == held.stride()
-    return there and len(now) <= len(held) and now._version == version
+    def get(self, compute: Callable[[], Tensor], *asked: Tensor) -> Tensor:
+        """The value of compute(), a function of `asked`."""
+        known = len(asked) == len(self._asked) and all(
+            now is then and now._version == version
+            for now, (then, version) in zip(asked, self._asked, strict=True)
+        )
+        if not known:
+            self._asked, self._value = [(tensor, tensor._version) for tensor in asked], compute()
+        return self._value
 
 
 @final
@@ -170,11 +160,11 @@ class Equilibrium(Problem):
         self.evaluation_samples = products * len(drawn) + ACCURATE_STEPS * len(self._test)
         self._injections, self._slopes = Last(), Last()
 
-    def memory(self, pack: int) -> int:
-        """Images, and per trial the worst case, full batches: two warm-started tables and twelve arrays as
-        large as y (60 000 d numbers). Mini-batches need that much less, but for the tables."""
-        features = 14 * self.lower_examples * self.dim_y
-        return self._images.itemsize * (self._images.numel() + pack * (12 * self.dim_x + features))
+    def memory(self, pack: int, batch_size: int | None) -> int:
+        """Images, and per trial six arrays as large as the features of a mini-batch."""
+        drawn = self.lower_examples if batch_size is None else min(batch_size, self.lower_examples)
+        working = 6 * self.dim_x + 6 * drawn * self.dim_y
+        return self._images.itemsize * (self._images.numel() + pack * working)
 
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         """theta, A, B and a normal of deviation 0.01, b = 0; w = 0."""
@@ -273,17 +263,17 @@ class Equilibrium(Problem):
         each, about 0.1 s of one core for a thousand."""
         return self._measure(x, self._evaluation[: self.curve_examples], self._test[: self.curve_examples])
 
-    def evaluate(self, x: Tensor) -> dict[str, float]:
-        return self.evaluate_pack(x.unsqueeze(0))[0]
+    def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        return self.evaluate_pack(x.unsqueeze(0), y.unsqueeze(0))[0]
 
-    def evaluate_pack(self, x: Tensor) -> list[dict[str, float]]:
+    def evaluate_pack(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         return self._measure(x, self._evaluation, self._test)
 
     def _measure(self, x: Tensor, train: Tensor, test: Tensor) -> list[dict[str, float]]:
         gradient, totals = torch.zeros_like(x), dict.fromkeys(self.metric_names, torch.zeros(()).to(x))
         for split, examples in (("train", train), ("test", test)):
             for rows in torch.split(examples, BLOCK):
-                batch, share = Batch(rows, slice(None)), len(rows) / len(examples)
+                batch, share = Batch(rows), len(rows) / len(examples)
                 y = self._accurate_lower(x, batch)
                 for name, mean in self._scores(x, y, rows).items():
                     totals[f"{split}_{name}"] = totals[f"{split}_{name}"] + share * mean

@@ -43,10 +43,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
-from harness.params import option
-from harness.problem import Batch, Metric, Problem
-from harness.streams import generator
+from harness.api import Batch, HarnessError, Metric, Problem, generator, option
 
 START = 1e-8  # every entry of x0 and y0
 FEWEST_NOISY = 4  # examples that leave room for noise uncorrelated with two factors and the mean
@@ -143,11 +140,11 @@ class Quadratic(Problem):
                 why = " where there is noise" if name == "samples" and self.noise else ""
                 raise HarnessError(f"quadratic: {name} must be at least {bound}{why}, but got {value:g}")
 
-    def memory(self, pack: int) -> int:
-        """The matrices, four times over while their spectrum is made, the noise, and a pack's vectors."""
+    def memory(self, pack: int, batch_size: int | None) -> int:
+        """The matrices, four times over while their spectrum is made, the noise, and working vectors."""
         matrices = 4 * (self.dim_x**2 + self.dim_y**2) + 2 * self.dim_x * self.dim_y
         noise = self.samples * (self.dim_x + 2 * self.dim_y + 3)
-        return 8 * (matrices + noise + pack * (12 * self.dim_x + 24 * self.dim_y))
+        return 8 * (matrices + noise + pack * 6 * (self.dim_x + self.dim_y))
 
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         """The same for every seed."""
@@ -218,17 +215,17 @@ class Quadratic(Problem):
         norms = [torch.linalg.vector_norm(v, dim=1) for v in (away, gradient)]
         return torch.stack([0.5 * (away * gradient).sum(1), *norms], 1)
 
-    def evaluate_pack(self, x: Tensor) -> list[dict[str, float]]:
+    def evaluate_pack(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         ratios = (self._gaps(x) / self._at_start).tolist()
         return [dict(zip(self.metric_names, row, strict=True)) for row in ratios]
 
-    def evaluate(self, x: Tensor) -> dict[str, float]:
-        return self.evaluate_pack(x.unsqueeze(0))[0]
+    def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        return self.evaluate_pack(x.unsqueeze(0), y.unsqueeze(0))[0]
 
     def metrics(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         """The evaluation's, and how far y is from the lower solution: |y - y*(x)| / |y*(x*)|."""
         errors = torch.linalg.vector_norm(y - self.y_star(x), dim=1) / self._y_scale
         return [
             found | {"lower_error": error}
-            for found, error in zip(self.evaluate_pack(x), errors.tolist(), strict=True)
+            for found, error in zip(self.evaluate_pack(x, y), errors.tolist(), strict=True)
         ]

@@ -26,42 +26,26 @@ from typing import final
 import torch
 from torch import Tensor
 
-from harness.blocks import lower_sgd, system_sgd
-from harness.budget import Cost
-from harness.oracle import Oracle
-from harness.params import count, real, shared
-from harness.solver import Solver, State
+from harness.api import NestedLoops, Oracle, Place, State, start, system_sgd
 
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AidFp(Solver[State]):
+class AidFp(NestedLoops[State]):
     label = "AID-FP"
     reference = "Grazzi, Franceschi, Pontil and Salzo 2020, Section 2"
     warm_starts = ("y",)
 
-    lower_steps: Tensor = count("lower steps per upper iteration, 1 to 1000", symbol="t")
-    system_steps: Tensor = count("fixed-point steps per upper iteration, 1 to 1000", symbol="k")
-    cross_batches: Tensor = count("batches of the cross product", symbol="J")
-    upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="alpha")
-    lower_step_size: Tensor = real("step size of y and z, 1e-4 to 10", symbol="eta_LL")
-    batch_size: int = shared("examples per lower, system and cross batch", symbol="B", default=90)
-
-    def cost(self, oracle: Oracle) -> Cost:
-        return Cost(
-            lower_gradient=oracle.lower_samples(self.lower_steps, self.batch_size),
-            upper_gradient=oracle.upper_samples(),
-            hessian_vector=oracle.lower_samples(self.system_steps, self.batch_size),
-            cross=oracle.lower_samples(self.cross_batches, self.batch_size),
-        )
+    def system_samples(self, place: Place) -> Tensor | int:
+        return self.lower_samples(place, self.system_steps)
 
     def init(self, oracle: Oracle) -> State:
-        return State(x=oracle.x0, y=oracle.y0)
+        return start(oracle)
 
     def step(self, oracle: Oracle, state: State) -> State:
-        x, eta, size = state.x, self.lower_step_size, self.batch_size
-        y = lower_sgd(oracle, x, state.y, self.lower_steps, eta, size)
-        f_x, f_y = oracle.upper_gradient(x, y)
-        z = system_sgd(oracle, x, y, f_y, torch.zeros_like(y), self.system_steps, eta, size)
-        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", self.cross_batches, size))
-        return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)
+        x, zero = state.x, torch.zeros_like(state.y)
+        y = self.descend(oracle, x, state.y)
+        f_x, f_y = self.upper_gradient(oracle, x, y)
+        z = system_sgd(oracle, x, y, f_y, zero, self.system_steps, self.lower_step_size, self.batch_size)
+        h = self.hypergradient(oracle, x, y, z, f_x)
+        return State(x=self.move(oracle, x, h), y=y)

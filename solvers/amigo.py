@@ -20,35 +20,23 @@ Pontil and Salzo 2023, Section 7.3; a system solve that is not finite falls back
 import dataclasses
 from typing import final
 
-import torch
-from torch import Tensor
-
-from harness.blocks import NestedLoops, lower_sgd, system_sgd
-from harness.oracle import Oracle
-from harness.solver import State
-
-
-@dataclasses.dataclass(frozen=True)
-class AmigoState(State):
-    """z (N, dim_y): the system variable."""
-
-    z: Tensor
+from harness.api import Oracle, SgdSystem, SystemState, start_with_system
 
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Amigo(NestedLoops[AmigoState]):
+class Amigo(SgdSystem[SystemState]):
     label = "Amigo"
     reference = "Arbel and Mairal 2022, Algorithms 1 to 3"
     warm_starts = ("y", "z")
 
-    def init(self, oracle: Oracle) -> AmigoState:
-        return AmigoState(x=oracle.x0, y=oracle.y0, z=torch.zeros_like(oracle.y0))
+    def init(self, oracle: Oracle) -> SystemState:
+        return start_with_system(oracle)
 
-    def step(self, oracle: Oracle, state: AmigoState) -> AmigoState:
-        x, size = state.x, self.batch_size
-        y = lower_sgd(oracle, x, state.y, self.lower_steps, self.lower_step_size, size)
-        f_x, f_y = oracle.upper_gradient(x, y)
-        z = system_sgd(oracle, x, y, f_y, state.z, self.system_steps, self.system_step_size, size)
-        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", self.cross_batches, size))
-        return AmigoState(x=oracle.projected_step(x, h, self.upper_step_size), y=y, z=z)
+    def step(self, oracle: Oracle, state: SystemState) -> SystemState:
+        x = state.x
+        y = self.descend(oracle, x, state.y)
+        f_x, f_y = self.upper_gradient(oracle, x, y)
+        z = self.solve(oracle, x, y, f_y, state.z)
+        h = self.hypergradient(oracle, x, y, z, f_x)
+        return SystemState(x=self.move(oracle, x, h), y=y, z=z)

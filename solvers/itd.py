@@ -27,45 +27,41 @@ from typing import final
 import torch
 from torch import Tensor
 
-from harness.budget import Cost
-from harness.oracle import Oracle
-from harness.params import count, real, shared
-from harness.problem import Batch
-from harness.solver import Solver, State
+from harness.api import Cost, Held, MiniBatch, MiniBatches, Oracle, Place, State, count, start
 
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Itd(Solver[State]):
+class Itd(MiniBatches[State]):
     label = "ITD"
     reference = "Franceschi et al. 2017, Algorithm 1; Grazzi et al. 2020, Section 2"
     warm_starts = ("y",)
 
-    lower_steps: Tensor = count("lower steps per upper iteration, 1 to 1000", symbol="t")
-    upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="alpha")
-    lower_step_size: Tensor = real("step size of y, 1e-4 to 10", symbol="eta_LL")
-    batch_size: int = shared("examples per lower step", symbol="B", default=90)
+    lower_steps: Tensor = count("lower steps per upper iteration", symbol="t")
 
-    def cost(self, oracle: Oracle) -> Cost:
-        drawn = oracle.lower_samples(self.lower_steps, self.batch_size)
-        return Cost(drawn, oracle.upper_samples(), drawn, drawn)
+    def cost(self, place: Place) -> Cost:
+        drawn = self.lower_samples(place, self.lower_steps)
+        return Cost(drawn, self.upper_samples(place), drawn, drawn)
+
+    def held(self, place: Place) -> Held:
+        return Held(x=4, y=self.lower_steps + 6)
 
     def init(self, oracle: Oracle) -> State:
-        return State(x=oracle.x0, y=oracle.y0)
+        return start(oracle)
 
     def step(self, oracle: Oracle, state: State) -> State:
-        x, eta, size = state.x, self.lower_step_size, self.batch_size
-        trail: list[tuple[Batch, Tensor, Tensor, Tensor]] = []
+        x, trail = state.x, list[tuple[MiniBatch, Tensor, Tensor, Tensor]]()
 
-        def forward(batch: Batch, y: Tensor, x: Tensor, eta: Tensor) -> Tensor:
+        def forward(batch: MiniBatch, y: Tensor, x: Tensor, eta: Tensor) -> Tensor:
             trail.append((batch, y, x, eta))
             return y - eta * oracle.lower_gradient(x, y, batch)
 
-        y = oracle.loop("lower", self.lower_steps, forward, state.y, x, eta, batch_size=size)
-        f_x, f_y = oracle.upper_gradient(x, y)
+        steps, eta = self.lower_steps, self.lower_step_size
+        y = oracle.loop("lower", steps, forward, state.y, x, eta, batch_size=self.batch_size)
+        f_x, f_y = self.upper_gradient(oracle, x, y)
         adjoint, through = f_y.clone(), torch.zeros_like(x)
         for batch, y_i, x_i, eta_i in reversed(trail):
             a = adjoint[batch.trials]
             through[batch.trials] -= eta_i * oracle.cross(x_i, y_i, a, batch)
             adjoint[batch.trials] = a - eta_i * oracle.hessian_vector(x_i, y_i, a, batch)
-        return State(x=oracle.projected_step(x, f_x + through, self.upper_step_size), y=y)
+        return State(x=self.move(oracle, x, f_x + through), y=y)

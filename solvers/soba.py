@@ -20,50 +20,32 @@ falls with s); x may be projected; a z that is not finite falls back to the last
 import dataclasses
 from typing import final
 
-import torch
-from torch import Tensor
-
-from harness.budget import Cost
-from harness.oracle import Oracle
-from harness.params import real, shared
-from harness.solver import Solver, State
-
-
-@dataclasses.dataclass(frozen=True)
-class SobaState(State):
-    """z (N, dim_y): the system variable."""
-
-    z: Tensor
+from harness.api import Cost, Oracle, Place, SingleLoop, SystemState, start_with_system
 
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Soba(Solver[SobaState]):
+class Soba(SingleLoop[SystemState]):
     label = "SOBA"
     reference = "Dagréou, Ablin, Vaiter and Moreau 2022"
     warm_starts = ("y", "z")
 
-    upper_step_size: Tensor = real("step size of x, 1e3 to 1e9 in data poisoning", symbol="gamma")
-    lower_step_size: Tensor = real("step size of y and z, 1e-4 to 10", symbol="rho")
-    batch_size: int = shared("lower examples per upper iteration", symbol="B", default=64)
-    upper_batch_size: int = shared("upper examples per upper iteration", symbol="B'", default=64)
+    def cost(self, place: Place) -> Cost:
+        once = self.lower_samples(place, phase="epochs")
+        return Cost(once, self.upper_samples(place), once, once)
 
-    def cost(self, oracle: Oracle) -> Cost:
-        once = oracle.lower_samples(1, self.batch_size)
-        return Cost(once, oracle.upper_samples(self.upper_batch_size), once, once)
+    def init(self, oracle: Oracle) -> SystemState:
+        return start_with_system(oracle)
 
-    def init(self, oracle: Oracle) -> SobaState:
-        return SobaState(x=oracle.x0, y=oracle.y0, z=torch.zeros_like(oracle.y0))
-
-    def step(self, oracle: Oracle, state: SobaState) -> SobaState:
-        x, y, z, rho = state.x, state.y, state.z, self.lower_step_size
-        lower = oracle.batch("lower", self.batch_size)
-        f_x, f_y = oracle.upper_gradient(x, y, oracle.batch("upper", self.upper_batch_size))
+    def step(self, oracle: Oracle, state: SystemState) -> SystemState:
+        x, y, z, rho = state.x, state.y, state.z, self.lower_step(oracle.place)
+        lower = self.lower_batch(oracle, "epochs")
+        f_x, f_y = self.upper_gradient(oracle, x, y)
         d_y = oracle.lower_gradient(x, y, lower)
         d_z = oracle.hessian_vector(x, y, z, lower) + f_y
         d_x = f_x + oracle.cross(x, y, z, lower)
-        return SobaState(
-            x=oracle.projected_step(x, d_x, self.upper_step_size),
+        return SystemState(
+            x=oracle.projected_step(x, d_x, self.upper_step(oracle.place)),
             y=y - rho * d_y,
             z=oracle.or_start(z - rho * d_z, z),
         )

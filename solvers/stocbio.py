@@ -19,25 +19,23 @@ run stochastic gradient steps on the system from v_0 = d_y f, which is what this
 import dataclasses
 from typing import final
 
-from harness.blocks import NestedLoops, lower_sgd, system_sgd
-from harness.oracle import Oracle
-from harness.solver import State
+from harness.api import Oracle, SgdSystem, State, start
 
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stocbio(NestedLoops[State]):
+class Stocbio(SgdSystem[State]):
     label = "StochBiO"
     reference = "Ji, Yang and Liang 2021, Algorithm 2, as run by Grazzi, Pontil and Salzo 2023"
     warm_starts = ("y",)
 
     def init(self, oracle: Oracle) -> State:
-        return State(x=oracle.x0, y=oracle.y0)
+        return start(oracle)
 
     def step(self, oracle: Oracle, state: State) -> State:
-        x, size = state.x, self.batch_size
-        y = lower_sgd(oracle, x, state.y, self.lower_steps, self.lower_step_size, size)
-        f_x, f_y = oracle.upper_gradient(x, y)
-        z = system_sgd(oracle, x, y, f_y, -f_y, self.system_steps, self.system_step_size, size)
-        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", self.cross_batches, size))
-        return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)
+        x = state.x
+        y = self.descend(oracle, x, state.y)
+        f_x, f_y = self.upper_gradient(oracle, x, y)
+        z = self.solve(oracle, x, y, f_y, -f_y)
+        h = self.hypergradient(oracle, x, y, z, f_x)
+        return State(x=self.move(oracle, x, h), y=y)

@@ -30,11 +30,21 @@ from typing import final
 import torch
 from torch import Tensor
 
-from harness.budget import Cost
-from harness.oracle import Oracle
-from harness.params import count, real, shared
-from harness.problem import Batch
-from harness.solver import Solver, State
+from harness.api import (
+    Cost,
+    Needs,
+    Oracle,
+    Place,
+    SingleLoop,
+    State,
+    count,
+    random_neumann,
+    real,
+    recursive_momentum,
+    truncation,
+)
+
+THIRD = 1 / 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,61 +59,47 @@ class SustainState(State):
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sustain(Solver[SustainState]):
+class Sustain(SingleLoop[SustainState]):
     label = "SUSTAIN"
     reference = "Khanduri, Zeng, Hong, Wai, Wang and Yang 2021, Algorithm 1"
     warm_starts = ("y", "old_y", "u")
+    needs = Needs(one_lower_problem=True)
 
-    system_steps: Tensor = count("longest Neumann series, 1 to 10000", symbol="N")
-    upper_step_size: Tensor = real("first step size of x, 1e3 to 1e9 in data poisoning", symbol="gamma")
-    lower_step_size: Tensor = real("first step size of y, 1e-4 to 10", symbol="alpha")
-    system_step_size: Tensor = real("step size of the Neumann series, 1e-4 to 10", symbol="1/L")
-    momentum: Tensor = real("first weight of the new gradient, 0 to 1", symbol="eta", default=0.5)
-    batch_size: int = shared("examples per lower, system and cross batch", symbol="B", default=64)
-    upper_batch_size: int = shared("upper examples per upper iteration", symbol="B'", default=64)
+    system_steps: Tensor = count("longest Neumann series", symbol="N")
+    system_step_size: Tensor = real("step size of the Neumann series", symbol="1/L")
+    momentum: Tensor = real("first weight of the new gradient", symbol="eta", default=0.5, high=1.0)
+    upper_decay: Tensor = real("exponent of the decay of x's step size", symbol="e_x", default=THIRD)
+    lower_decay: Tensor = real("exponent of the decay of y's step size", symbol="e_y", default=THIRD)
 
-    def truncation(self, oracle: Oracle) -> Tensor:
-        """p of this upper iteration, shape (N,)."""
-        return (oracle.uniform("truncation") * self.system_steps.double()).long()
-
-    def cost(self, oracle: Oracle) -> Cost:
-        points = 2 if oracle.iteration else 1
-        once = points * oracle.lower_samples(1, self.batch_size)
-        series = points * oracle.lower_samples(self.truncation(oracle), self.batch_size)
-        return Cost(once, points * oracle.upper_samples(self.upper_batch_size), series, once)
+    def cost(self, place: Place) -> Cost:
+        points = 2 if place.iteration else 1
+        once = points * self.lower_samples(place)
+        series = points * self.lower_samples(place, truncation(place, self.system_steps))
+        return Cost(once, points * self.upper_samples(place), series, once)
 
     def init(self, oracle: Oracle) -> SustainState:
         x, y = oracle.x0, oracle.y0
         return SustainState(x=x, y=y, old_x=x, old_y=y, u=torch.zeros_like(y), d=torch.zeros_like(x))
 
     def _lower(self, oracle: Oracle, x: Tensor, y: Tensor) -> Tensor:
-        return oracle.lower_gradient(x, y, oracle.batch("lower", self.batch_size))
+        return oracle.lower_gradient(x, y, self.lower_batch(oracle, "lower"))
 
     def _hypergradient(self, oracle: Oracle, x: Tensor, y: Tensor) -> Tensor:
         """h(x, y): its batches and its p depend on the upper iteration only."""
-        size = self.batch_size
-
-        def factor(batch: Batch, z: Tensor, x: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
-            return z - inverse * oracle.hessian_vector(x, y, z, batch)
-
-        f_x, f_y = oracle.upper_gradient(x, y, oracle.batch("upper", self.upper_batch_size))
-        scale = self.system_step_size * self.system_steps.unsqueeze(1).to(f_y)
-        operands = (x, y, self.system_step_size)
-        z = oracle.loop("system", self.truncation(oracle), factor, -scale * f_y, *operands, batch_size=size)
-        z = oracle.or_start(z, -scale * f_y)
-        return f_x + oracle.cross(x, y, z, oracle.batch("cross", size))
+        f_x, f_y = self.upper_gradient(oracle, x, y)
+        z = random_neumann(oracle, x, y, f_y, self.system_steps, self.system_step_size, self.batch_size)
+        return f_x + oracle.cross(x, y, z, self.lower_batch(oracle, "cross"))
 
     def step(self, oracle: Oracle, state: SustainState) -> SustainState:
-        x, y = state.x, state.y
-        decay = (oracle.iteration + 1) ** (-1 / 3)
+        x, y, place = state.x, state.y, oracle.place
         u, d = self._lower(oracle, x, y), self._hypergradient(oracle, x, y)
-        if oracle.iteration:
-            kept = 1 - self.momentum * decay**2
-            u = u + kept * (state.u - self._lower(oracle, state.old_x, state.old_y))
-            d = d + kept * (state.d - self._hypergradient(oracle, state.old_x, state.old_y))
+        if place.iteration:
+            weight = self.momentum * (place.iteration + 1) ** (-2 / 3)
+            u = recursive_momentum(state.u, u, self._lower(oracle, state.old_x, state.old_y), weight)
+            d = recursive_momentum(state.d, d, self._hypergradient(oracle, state.old_x, state.old_y), weight)
         return SustainState(
-            x=oracle.projected_step(x, d, self.upper_step_size * decay),
-            y=y - self.lower_step_size * decay * u,
+            x=oracle.projected_step(x, d, self.upper_step(place)),
+            y=y - self.lower_step(place) * u,
             old_x=x,
             old_y=y,
             u=u,

@@ -18,7 +18,7 @@ import torch
 from harness.check.convergence import Convergence
 from harness.check.derivatives import Derivatives
 from harness.check.problem_rules import Protocol
-from harness.check.problems import CPU, F64, CountingQuadratic, ExactQuartic
+from harness.check.problems import CPU, F64, Counting, CountingByExample, ExactQuartic
 from harness.check.solver_rules import Load, audit, random_config
 from harness.check.solver_rules import checks as rules
 from harness.check.verdict import Checks, Verdict, judged
@@ -32,7 +32,8 @@ from harness.solver import Solver
 __all__ = [
     "CPU",
     "F64",
-    "CountingQuadratic",
+    "Counting",
+    "CountingByExample",
     "ExactQuartic",
     "Verdict",
     "audit",

@@ -48,6 +48,8 @@ class Setting:
     raised: bool
 
     def value(self, name: str, parameter: Parameter, steps: int, batch_size: int) -> Any:
+        if parameter.kind == "choice":
+            return parameter.default
         if parameter.kind == "shared":
             least = int(parameter.low or 1)
             return batch_size if "batch" in name else least if parameter.required else parameter.default
@@ -115,7 +117,7 @@ class Convergence:
         self, config: dict[str, Any], iterations: int = 0, samples: float = 0.0, seed: int = 0
     ) -> Result:
         """A trial of that many upper iterations as dear as the first, or of that many samples."""
-        first = float(first_cost(self.problem, self.solver, [config])[0])
+        first = float(first_cost(self.problem, self.solver, [config], seed)[0])
         if first == 0:
             raise PluginError("cost() declares nothing for the first upper iteration: it would never end")
         budget = samples or iterations * first
@@ -238,9 +240,10 @@ class Convergence:
         taken = []
         for upper in (0.02, 0.01):
             self._run(self._config(setting, FEW, upper), iterations=1)
-            taken.append(float(self.problem.upper_steps[0].step_size))
+            taken.append(float(self.problem.upper_steps[0].step_size.max()))
         said = f"the first step of x is {taken[0]:g} and {taken[1]:g} for upper_step_size 0.02 and 0.01"
-        if 0 < taken[0] <= 0.02 and math.isclose(taken[0], 2 * taken[1]):
+        most = math.inf if self.solver.adaptive else 0.02
+        if 0 < taken[0] <= most and math.isclose(taken[0], 2 * taken[1]):
             return said
         raise PluginError(f"{said}; expected no more than that, and in proportion")
 

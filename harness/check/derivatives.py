@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from harness import derive
+from harness.batch import Batch, Level
 from harness.check.problems import CPU, F64
 from harness.check.verdict import Checks
 from harness.errors import PluginError
-from harness.problem import Batch, Problem
+from harness.problem import Problem
 from harness.streams import Streams, generator
 
 DIRECTIONS = 3
@@ -83,7 +84,7 @@ class Derivatives:
             "derivatives in a pack": self.in_a_pack,
         }
         return {
-            name: check for name, check in found.items() if name != "symmetry" or not self.problem.fixed_point
+            name: check for name, check in found.items() if name != "symmetry" or not self.problem.is_map()
         }
 
     # --- where
@@ -107,7 +108,7 @@ class Derivatives:
 
     def batch(self, level: str) -> Batch:
         rows = self.rows(level)
-        return Batch(rows, slice(None), full=len(rows) == self.examples(level))
+        return Batch(rows, full=len(rows) == self.examples(level))
 
     # --- against finite differences of the losses
 
@@ -116,7 +117,7 @@ class Derivatives:
         for level in ("lower", "upper"):
             rows = self.rows(level)
             found = self._values(level, rows)
-            width = (self.problem.dim_y,) if level == "lower" and self.problem.fixed_point else ()
+            width = (self.problem.dim_y,) if level == "lower" and self.problem.is_map() else ()
             name = f"{level}_{'map' if width else 'loss'}"
             require(
                 found.shape == (len(rows), *width),
@@ -145,7 +146,7 @@ class Derivatives:
             point = point.of(places, self.problem.dim_y)
         if level == "upper":
             return self.problem.upper_loss(point.x[0], point.y[0], rows)
-        loss = self.problem.lower_map if self.problem.fixed_point else self.problem.lower_loss
+        loss = self.problem.lower_map if self.problem.is_map() else self.problem.lower_loss
         return loss(point.x[0], point.y[0], rows)
 
     def _slope(self, function: Callable[[Tensor], Tensor], at: Tensor, along: Tensor) -> tuple[float, float]:
@@ -179,7 +180,7 @@ class Derivatives:
         x, y = point.x[0], point.y[0]
         found = problem.lower_gradient(point.x, point.y, batch)
         self._shaped("lower_gradient", found, point.y)
-        if problem.fixed_point:
+        if problem.is_map():
             image = problem.lower_map(x, y, batch.rows)
             expected = y - (image.flatten() if problem.by_example else image.mean(0))
             error = off(found[0], expected)
@@ -325,10 +326,11 @@ class Derivatives:
         for level, names in (("lower", list(full)[:3]), ("upper", list(full)[3:])):
             met: list[Tensor] = []
             streams = Streams(1, len(whole["lower"].rows), len(whole["upper"].rows), CPU)
+            side: Level = "lower" if level == "lower" else "upper"
             for step in range(steps[level]):
-                places = streams.rows(0, level, step, sizes[level])
+                places = streams.rows(0, side, "check", step, sizes[level])
                 met.append(places)
-                part = Batch(places, slice(None), step, full=whole[level].full and steps[level] == 1)
+                part = Batch(places, full=whole[level].full and steps[level] == 1)
                 found = self._part(level, point, part)
                 for name in names:
                     parts[name] = parts[name] + self._share(name, found[name], places, len(whole[level].rows))
@@ -354,7 +356,7 @@ class Derivatives:
     def _whole(self, level: str) -> Batch:
         size = self.examples("upper" if self.problem.by_example else level)
         rows = torch.arange(min(size, WHOLE) if self.problem.by_example else size)
-        return Batch(rows, slice(None), full=len(rows) == size)
+        return Batch(rows, full=len(rows) == size)
 
     def _share(self, name: str, value: Tensor, places: Tensor, size: int) -> Tensor:
         """What a batch adds to the mean. By example, g is a sum, and y is each example's own."""

@@ -152,7 +152,9 @@ class Protocol:
             )
         if self.problem.evaluation_samples > DEAR:
             return f"not run: {self.problem.evaluation_samples:,} samples are more than {DEAR:,}"
-        packed, alone = self.problem.evaluate_pack(x), [self.problem.evaluate(row) for row in x]
+        held = y.new_empty(len(y), 0) if self.problem.by_example else y
+        packed = self.problem.evaluate_pack(x, held)
+        alone = [self.problem.evaluate(*one) for one in zip(x, held, strict=True)]
         for found in (*packed, *alone):
             missing = set(self.problem.metric_names) ^ set(found)
             require(not missing, f"evaluate and metric_names differ in {', '.join(sorted(missing))}")

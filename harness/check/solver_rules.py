@@ -1,7 +1,7 @@
 """Does a solver keep the rules? Its ledger is true, its step is a pure function of the state, the seed and
-the place, and no trial feels its neighbours in a pack.
+the place, no trial feels its neighbours in a pack, and it works where the lower level falls apart by example.
 
-The ledger is held against a quadratic whose losses count the examples that flow through them, by kind, on
+The ledger is held against a problem whose losses count the examples that flow through them, by kind, on
 a path that never meets the ledger.
 """
 
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from harness.budget import KINDS, Accountant
-from harness.check.problems import CPU, F64, CountingQuadratic
+from harness.check.problems import CPU, F64, Counting, CountingByExample
 from harness.check.verdict import Checks, words
 from harness.errors import PluginError
+from harness.meter import Meter
 from harness.oracle import Oracle
 from harness.params import parameters
 from harness.rules import Rules
@@ -38,27 +39,30 @@ def random_config(solver: type[Solver[Any]], number: int) -> dict[str, Any]:
     Shared parameters depend on number // 3 only, so that three neighbours can share a pack."""
     config: dict[str, Any] = {}
     for name, parameter in parameters(solver).items():
-        draw = generator(number // 3 if parameter.kind == "shared" else number, name)
+        draw = generator(number // 3 if parameter.common else number, name)
         low = int(parameter.low or 0)
-        if parameter.kind == "real":
+        if parameter.choices is not None:
+            config[name] = parameter.choices[int(draw.integers(len(parameter.choices)))]
+        elif parameter.kind == "real":
             config[name] = float(np.exp(draw.uniform(np.log(1e-3), np.log(0.3))))
         else:
             config[name] = low + int(draw.integers(0, 30 if parameter.kind == "shared" else 7))
     return config
 
 
-def _problem() -> CountingQuadratic:
-    problem = CountingQuadratic()
+def _problem(kind: type[Counting] = Counting) -> Counting:
+    problem = kind()
     problem.setup(None, 0, CPU, F64)
     return problem
 
 
 def _run(
-    problem: CountingQuadratic, solver: type[Solver[Any]], configs: list[dict[str, Any]], budget: float
+    problem: Counting, solver: type[Solver[Any]], configs: list[dict[str, Any]], budget: float
 ) -> list[Result]:
-    if not first_cost(problem, solver, configs).all():
-        raise PluginError("cost() declares nothing for the first upper iteration: it would never end")
     rules = Rules(budget=budget, prices=dict.fromkeys(KINDS, 1.0), seed=5, curves=0)
+    if not first_cost(problem, solver, configs, rules.seed).all():
+        raise PluginError("cost() declares nothing for the first upper iteration: it would never end")
+    problem.seen.clear()
     return run_pack(problem, solver, configs, rules, CPU, F64)
 
 
@@ -77,11 +81,11 @@ class Lone:
 
 
 @cache
-def _alone(solver: type[Solver[Any]], packs: int) -> list[Lone]:
+def _alone(solver: type[Solver[Any]], packs: int, kind: type[Counting] = Counting) -> list[Lone]:
     """Three configurations for each of `packs` budgets."""
     found = []
     for number in range(3 * packs):
-        problem, config, budget = _problem(), random_config(solver, number), _budget(number // 3)
+        problem, config, budget = _problem(kind), random_config(solver, number), _budget(number // 3)
         (result,) = _run(problem, solver, [config], budget)
         found.append(Lone(config, budget, result, dict(problem.seen)))
     if not any(lone.result.upper_iterations for lone in found):
@@ -89,10 +93,10 @@ def _alone(solver: type[Solver[Any]], packs: int) -> list[Lone]:
     return found
 
 
-def ledger(solver: type[Solver[Any]], packs: int) -> str:
-    alone = _alone(solver, packs)
+def ledger(solver: type[Solver[Any]], packs: int, kind: type[Counting] = Counting) -> str:
+    alone = _alone(solver, packs, kind)
     for lone in alone:
-        charged = {kind: lone.result.ledger[kind] for kind in KINDS}
+        charged = {kind: lone.result.ledger[kind] for kind in KINDS if lone.result.ledger[kind]}
         if charged != lone.seen:
             raise PluginError(f"charged {charged}, counted {lone.seen} with {words(lone.config)}")
     iterations = sum(lone.result.upper_iterations for lone in alone)
@@ -107,11 +111,11 @@ def budget(solver: type[Solver[Any]], packs: int) -> str:
     return f"never above the budget in {len(alone)} random trials"
 
 
-def pack(solver: type[Solver[Any]], packs: int) -> str:
-    alone = _alone(solver, packs)
+def pack(solver: type[Solver[Any]], packs: int, kind: type[Counting] = Counting) -> str:
+    alone = _alone(solver, packs, kind)
     for block in range(packs):
         three = alone[3 * block : 3 * block + 3]
-        packed = _run(_problem(), solver, [lone.config for lone in three], three[0].budget)
+        packed = _run(_problem(kind), solver, [lone.config for lone in three], three[0].budget)
         for lone, other in zip(three, packed, strict=True):
             _require_same(lone.result, other, "alone", "in a pack", 1e-9)
     return f"a trial alone equals the same trial in a pack, {packs} packs of 3"
@@ -154,8 +158,9 @@ class _Stepper:
         x0, y0 = (v.to(F64) for v in self.problem.initial(0))
         self.accountant = Accountant(trials, np.inf, dict.fromkeys(KINDS, 1.0))
         streams = Streams(1, self.problem.lower_examples, self.problem.upper_examples, CPU)
-        size = self.settled.mini_batch_size
-        self.oracle = Oracle(self.problem, streams, self.accountant, (x0, y0), size)
+        size = self.settled.size_of("lower")
+        self.meter = Meter(self.problem, streams, self.accountant, (x0, y0), size)
+        self.oracle = Oracle.of(self.meter)
 
     def after(self, iterations: int) -> State:
         state: State = self.settled.init(self.oracle)
@@ -164,8 +169,8 @@ class _Stepper:
         return state
 
     def step(self, state: State, iteration: int) -> State:
-        self.oracle.begin(iteration, slice(None))
-        self.accountant.open(self.oracle.live, self.settled.cost(self.oracle).table(self.trials))
+        self.meter.begin(iteration)
+        self.accountant.open(self.meter.live, self.settled.cost(self.meter.place).table(self.trials))
         stepped: State = self.settled.step(self.oracle, state)
         self.accountant.close()
         return stepped
@@ -216,6 +221,16 @@ def _names(fields: set[str]) -> str:
     return ", ".join(sorted(fields)) or "none"
 
 
+def by_example(solver: type[Solver[Any]], packs: int) -> str:
+    """Where y belongs to a mini-batch, of which the last of an epoch is short."""
+    unmet = solver.needs.unmet_by(CountingByExample)
+    if unmet:
+        return f"not defined there, as declared: {unmet}"
+    said = ledger(solver, packs, CountingByExample)
+    pack(solver, packs, CountingByExample)
+    return f"{said}, in packs as alone"
+
+
 def checks(load: Load, elsewhere: Executor, packs: int) -> Checks:
     """elsewhere: runs in a fresh process."""
     solver = load()
@@ -223,6 +238,7 @@ def checks(load: Load, elsewhere: Executor, packs: int) -> Checks:
         "ledger": lambda: ledger(solver, packs),
         "budget": lambda: budget(solver, packs),
         "pack": lambda: pack(solver, packs),
+        "by example": lambda: by_example(solver, packs),
         "same seed": lambda: same_seed(load),
         "fresh process": lambda: fresh_process(load, elsewhere),
         "pure step": lambda: pure_step(solver),

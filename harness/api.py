@@ -1,0 +1,70 @@
+"""What the author of a solver or a problem imports: `from harness.api import ...`.
+
+These names are the promise; the modules they come from are not.
+"""
+
+from harness.batch import Batch, MiniBatch
+from harness.blocks import (
+    MiniBatches,
+    NestedLoops,
+    SgdSystem,
+    SingleLoop,
+    SystemState,
+    TwoLevels,
+    conjugate_gradients,
+    decayed,
+    lower_sgd,
+    neumann,
+    random_neumann,
+    recursive_momentum,
+    start,
+    start_with_system,
+    system_sgd,
+    truncation,
+)
+from harness.budget import Cost
+from harness.errors import HarnessError
+from harness.oracle import Oracle
+from harness.params import choice, count, option, real, shared
+from harness.place import Place, whole
+from harness.problem import Metric, Problem
+from harness.solver import Held, Needs, Solver, State
+from harness.streams import generator
+
+__all__ = [
+    "Batch",
+    "Cost",
+    "HarnessError",
+    "Held",
+    "Metric",
+    "MiniBatch",
+    "MiniBatches",
+    "Needs",
+    "NestedLoops",
+    "Oracle",
+    "Place",
+    "Problem",
+    "SgdSystem",
+    "SingleLoop",
+    "Solver",
+    "State",
+    "SystemState",
+    "TwoLevels",
+    "choice",
+    "conjugate_gradients",
+    "count",
+    "decayed",
+    "generator",
+    "lower_sgd",
+    "neumann",
+    "option",
+    "random_neumann",
+    "real",
+    "recursive_momentum",
+    "shared",
+    "start",
+    "start_with_system",
+    "system_sgd",
+    "truncation",
+    "whole",
+]

@@ -1,0 +1,197 @@
+"""The engine's side of the door: serves derivatives of a problem to the trials of a pack, charging first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from harness.batch import Batch, Level, MiniBatch
+from harness.budget import Accountant
+from harness.errors import PluginError
+from harness.place import Place, first_place
+from harness.problem import Problem
+from harness.streams import EPOCHS, THROUGH, Streams
+
+WATCHED = (
+    *("lower_loss", "lower_map", "upper_loss", "lower_value", "upper_value", "metrics"),
+    *("lower_gradient", "joint_lower_gradient", "hessian_vector", "cross", "upper_gradient"),
+    *("hessian", "cross_matrix", "evaluate", "evaluate_pack"),
+)
+
+
+class Meter:
+    """What an `Oracle` stands for. A solver is never handed this.
+
+    Args: start: x0 (dim_x,) and y0 (dim_y,). batch_size: examples of every batch where the problem is
+    `by_example`; None: all.
+    Attributes: live: positions in the pack of the trials that still run. place: the current upper iteration.
+    system_failed: trials whose system solve was not finite in it, shape (N,).
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        streams: Streams,
+        accountant: Accountant,
+        start: tuple[Tensor, Tensor],
+        batch_size: int | None = None,
+    ) -> None:
+        self.problem, self.streams, self.accountant, self.start = problem, streams, accountant, start
+        self.batch_size = batch_size
+        self.live = np.arange(len(accountant.spent))
+        self.everyone = True
+        self.place: Place = first_place(problem, streams.seed, batch_size)
+        self.system_failed: Tensor | None = None
+        self.trespass = ""
+        self._closed = False
+
+    @property
+    def trials(self) -> int:
+        return len(self.live)
+
+    def begin(self, iteration: int, keep: slice | Tensor = slice(None)) -> None:
+        """The next upper iteration, of the trials that go on."""
+        if isinstance(keep, Tensor) or keep != slice(None):
+            self.live = self.live[keep if isinstance(keep, slice) else keep.numpy()]
+            self.everyone = False
+        size = None
+        if self.problem.by_example:
+            self.place = replace(self.place, iteration=iteration)
+            size = len(self.mini_batch)
+        self.place = replace(self.place, iteration=iteration, mini_batch=size)
+        self.system_failed = None
+
+    @property
+    def mini_batch(self) -> Tensor:
+        """By example, the upper examples that this upper iteration is about: all its batches are these."""
+        return self.streams.rows(self.place.iteration, "upper", EPOCHS, 0, self.batch_size)
+
+    # --- no way past the door
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Notice whatever of the problem is called while a solver is at work, but by this meter."""
+        for name in WATCHED:
+            setattr(self.problem, name, self._watched(name, getattr(self.problem, name)))
+        try:
+            yield
+        finally:
+            for name in WATCHED:
+                delattr(self.problem, name)
+
+    def _watched(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if self._closed:
+                self.trespass = f"the solver called {name} of the problem itself, past the oracle"
+                raise PluginError(self.trespass)
+            return method(*args)
+
+        return call
+
+    def at_work(self, call: Callable[..., Any], *args: Any) -> Any:
+        """What a solver's method returns. Raises PluginError where it went past the oracle, even if it caught
+        the error."""
+        self._closed = True
+        try:
+            returned = call(*args)
+        finally:
+            self._closed = False
+        if self.trespass:
+            raise PluginError(self.trespass)
+        return returned
+
+    # --- serving
+
+    def serve(
+        self,
+        kind: str,
+        level: Level,
+        method: Callable[..., Any],
+        batch: MiniBatch,
+        *variables: Tensor,
+        times: int = 1,
+    ) -> Any:
+        """method(*variables, examples of the batch), charged `times` its samples of `kind` first.
+
+        level: that the derivative is of. variables: x (n, dim_x), then any number shaped like y, of the n
+        trials that the batch serves."""
+        if batch.level != level:
+            raise PluginError(f"a batch of {batch.level} examples for a derivative of the {level} level")
+        trials = batch.trials
+        if isinstance(trials, Tensor) and trials.dtype != torch.int64:
+            raise PluginError(f"a batch for trials {trials.dtype}; expected their positions, int64")
+        served = len(range(*trials.indices(self.trials))) if isinstance(trials, slice) else len(trials)
+        x, *others = variables
+        own = [self._own("x", x, served, self.problem.dim_x)]
+        width = self.problem.dim_y * (self.place.mini_batch or 1)
+        own += [self._own("y or a vector like y", value, served, width) for value in others]
+        examples, drawn = self._examples(batch, served)
+        live: slice | np.ndarray = trials if isinstance(trials, slice) else trials.numpy()
+        self.accountant.charge(kind, live if self.everyone else self.live[live], times * drawn)
+        closed, self._closed = self._closed, False
+        try:
+            return method(*own, examples)
+        finally:
+            self._closed = closed
+
+    def _own(self, name: str, value: Tensor, rows: int, width: int) -> Tensor:
+        """A variable that one derivative can be taken at and no more: neither more rows than trials, nor a
+        tensor through which others would follow for nothing (batched, dual or complex numbers, a graph)."""
+        if type(value) is not Tensor or value.size() != (rows, width):
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise PluginError(f"{name} is {shape}; expected {(rows, width)}: one row for each trial served")
+        if value.dtype != self.start[0].dtype:
+            raise PluginError(f"{name} is {value.dtype}; expected {self.start[0].dtype}")
+        try:
+            value.data_ptr()
+        except RuntimeError:
+            raise PluginError(
+                f"{name} is under a transformation of torch.func; expected a plain tensor"
+            ) from None
+        tangent: Tensor | None = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
+        if tangent is not None:
+            raise PluginError(f"{name} is a dual number; expected a plain tensor")
+        return value.detach() if value.requires_grad else value
+
+    def _examples(self, batch: MiniBatch, served: int) -> tuple[Batch, int | np.ndarray]:
+        """The examples at a place, and how many samples they are for each trial served."""
+        level, place = batch.level, self.place
+        worth = place.lower_worth if level == "lower" else place.upper_worth
+        if self.problem.by_example:
+            rows = self.mini_batch
+        else:
+            if batch.phase in THROUGH and batch.step:
+                raise PluginError(
+                    f'the phase "{batch.phase}" has one batch in an upper iteration, but step {batch.step} '
+                    "was asked for; give the phase a name of your own"
+                )
+            rows = self.streams.rows(place.iteration, level, batch.phase, batch.step, batch.size, batch.nest)
+        full = len(rows) == self.streams.examples[level]
+        if batch.number is None:
+            return Batch(rows, full=full), len(rows) * worth
+        if batch.number.shape != (served,) or not (batch.number >= 1).all():
+            raise PluginError(f"a number of batches for each of {served} trials, 1 or more, was expected")
+        drawn = place.lower_samples(batch.number, batch.size)
+        assert isinstance(drawn, Tensor)
+        return self._several(batch, rows, full), drawn.numpy()
+
+    def _several(self, batch: MiniBatch, first: Tensor, full: bool) -> Batch:
+        """The first batches of a stream as one: a row drawn several times is computed once, with its
+        count."""
+        assert batch.number is not None
+        steps = batch.number.tolist()
+        if set(steps) == {1}:
+            return Batch(first, full=full)
+        if full or self.problem.by_example:
+            counts = torch.tensor(steps, device=first.device).unsqueeze(1).expand(-1, len(first))
+            return Batch(first, counts, full)
+        counts = self.streams.counts(self.place.iteration, batch.phase, steps, batch.size)
+        rows = counts.any(0).nonzero().squeeze(1)
+        return Batch(rows, counts[:, rows], full=len(rows) == counts.shape[1])
