@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -78,9 +78,17 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
 ) -> None:
     """Run a study, or resume it: one problem, some solvers, the same budget for every trial."""
-    from harness.launch import run_study
+    from harness.launch import Execution, Search, run_study
+    from harness.options import prices
+    from harness.rules import Rules
+    from harness.worker import make_context
 
-    raise typer.Exit(run_study(**locals_of(locals())))
+    rules = Rules(budget, prices(price or []), seed, divergence, system_failure, curves)
+    context = make_context(
+        problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
+    )
+    search = Search(trials, solvers, space, sampler, search_seed)
+    raise typer.Exit(run_study(context, search, Execution(executor, workers, address, pack), out, dry_run))
 
 
 @app.command(context_settings={"ignore_unknown_options": False})
@@ -107,8 +115,15 @@ def trial(
 ) -> None:
     """Run one configuration; ties and fixed values of the search space are filled in."""
     from harness.commands import run_trial
+    from harness.options import prices
+    from harness.rules import Rules
+    from harness.worker import make_context
 
-    raise typer.Exit(run_trial(**locals_of(locals())))
+    rules = Rules(budget, prices(price or []), seed, divergence, system_failure, curves)
+    context = make_context(
+        problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
+    )
+    raise typer.Exit(run_trial(context, solver, values or [], space, as_json))
 
 
 @app.command()
@@ -174,12 +189,6 @@ def check(
     from harness.commands import check_plugin
 
     raise typer.Exit(check_plugin(name, options or [], plugins or [], data_dir))
-
-
-def locals_of(values: dict[str, Any]) -> dict[str, Any]:
-    """A command's options as keywords; an option that was not given any times is an empty list."""
-    lists = ("options", "plugins", "price", "values")
-    return {key: [] if value is None and key in lists else value for key, value in values.items()}
 
 
 def main() -> None:

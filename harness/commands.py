@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from rich.console import Console
 from harness.errors import HarnessError, nearest
 from harness.options import pairs, positive
 from harness.params import parameters
-from harness.plugins import Plugins
 from harness.progress import tally_table
 from harness.record import load_record, read_trials, result_of, told
 from harness.runner import Result
@@ -25,36 +24,32 @@ from harness.solver import Solver
 from harness.space import Space, complete, find_space
 from harness.spec import StudySpec, read_spec
 from harness.study import Tally
-from harness.worker import Context, Pack, Worker, check_device, make_context
+from harness.worker import Context, Pack, Worker, check_device
 
 
-def run_trial(**given: Any) -> int:
-    plugins = Plugins(given["plugins"])
-    context = make_context(given, plugins)
-    solver = plugins.solver(given["solver"])
-    typed = pairs(given["values"], given["solver"])
-    config = complete(_space_of(given, solver), solver, typed, given["solver"])
-    (result,) = Worker(context).run(Pack(given["solver"], (0,), (config,)))
-    fields = _summary(result)
-    if given["as_json"]:
-        typer.echo(json.dumps(fields))
+def run_trial(context: Context, name: str, values: Sequence[str], space: Path | None, as_json: bool) -> int:
+    solver = context.find_plugins().solver(name)
+    config = complete(_space_of(context.problem, name, solver, space), solver, pairs(values, name), name)
+    (result,) = Worker(context).run(Pack(name, (0,), (config,)))
+    fields = json.dumps(_summary(result))
+    if as_json:
+        typer.echo(fields)
     else:
-        Console().print_json(json.dumps(fields))
+        Console().print_json(fields)
     if result.state == "failed":
         raise HarnessError(f"the trial failed: {result.reason}")
     return 0
 
 
-def _space_of(given: Mapping[str, Any], solver: type[Solver[Any]]) -> Space:
+def _space_of(problem: str, name: str, solver: type[Solver[Any]], given: Path | None) -> Space:
     """The solver's space on the problem; where none is shipped, its defaults without ties."""
-    name = given["solver"]
     try:
-        space_file = find_space(given["problem"], given["space"])
+        space_file = find_space(problem, given)
     except HarnessError:
-        if given["space"] is not None:
+        if given is not None:
             raise
         space_file = None
-    if space_file is not None and (given["space"] or name in space_file.solvers()):
+    if space_file is not None and (given or name in space_file.solvers()):
         return space_file.space(name, solver)
     known = parameters(solver).items()
     return Space(name, {n: {} if p.required else {"value": p.default} for n, p in known})

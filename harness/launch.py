@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,33 +30,83 @@ from harness.solver import Solver
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
 from harness.study import Executor, Study, locked
-from harness.worker import Context, make_context, set_up
+from harness.worker import Context, set_up
 
 INTERRUPTED = 130
 PILOT_CONFIGURATIONS = 4
 
 
-def run_study(**given: Any) -> int:
-    plugins = Plugins(given["plugins"])
-    context = make_context(given, plugins)
-    one_of("--executor", given["executor"], ("ray", "inline"))
-    workers = _workers(given, context.device)
-    space_file = find_space(given["problem"], given["space"])
-    solvers = {name: plugins.solver(name) for name in _names(given["solvers"], space_file, plugins)}
-    spec = make_spec(given, context, solvers, space_file, plugins)
-    pack = _pack(given["pack"])
+@dataclass(frozen=True)
+class Search:
+    """Which configurations a study draws.
+
+    trials: of each solver. solvers: names with commas, or "" for all of the search space. space: a search
+    space instead of the shipped one. seed: of the draws; None: the study's.
+    """
+
+    trials: int
+    solvers: str
+    space: Path | None
+    sampler: str
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        positive("--trials", self.trials)
+        one_of("--sampler", self.sampler, SAMPLERS)
+        if self.seed is not None:
+            not_negative("--search-seed", self.seed)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where packs run. workers: packs at once; None: as many as the device carries. pack: trials, or auto."""
+
+    executor: str
+    workers: int | None
+    address: str | None
+    pack: str
+
+    def __post_init__(self) -> None:
+        one_of("--executor", self.executor, ("ray", "inline"))
+        if self.workers is not None:
+            positive("--workers", self.workers)
+        if self.pack != "auto" and not (self.pack.isdecimal() and int(self.pack)):
+            raise HarnessError(
+                f"--pack must be a number of trials, 1 or above, or auto, but got {self.pack!r}"
+            )
+
+    def workers_on(self, device: str) -> int:
+        if self.executor == "inline":
+            return 1
+        return self.workers or default_workers(device, self.address)
+
+    def executor_of(self, context: Context) -> Executor:
+        if self.executor == "inline":
+            return inline(context)
+        from harness.ray_executor import on_ray
+
+        return on_ray(context, self.workers_on(context.device), self.address)
+
+
+def run_study(context: Context, search: Search, execution: Execution, out: Path, dry_run: bool) -> int:
+    plugins = context.find_plugins()
+    workers = execution.workers_on(context.device)
+    space_file = find_space(context.problem, search.space)
+    solvers = {name: plugins.solver(name) for name in _names(search.solvers, space_file, plugins)}
+    spec = make_spec(context, search, plugins.problem(context.problem), solvers, space_file)
     problem = set_up(plugins, context)
-    size = pack or auto_pack(problem, context.device, workers, spec.trials * len(solvers))
-    if given["dry_run"]:
+    total = spec.trials * len(solvers)
+    automatic = execution.pack == "auto"
+    size = auto_pack(problem, context.device, workers, total) if automatic else int(execution.pack)
+    if dry_run:
         _plan(spec, problem, solvers, size, workers, context.device)
         return 0
-    out = given["out"]
     with locked(out, spec):
         study = Study(out, spec, problem, solvers, size)
         if not study.finished():
             try:
                 with shown(study):
-                    _executor(given["executor"], context, workers, given["address"])(study)
+                    execution.executor_of(context)(study)
             except KeyboardInterrupt:
                 sys.stderr.write(
                     f"interrupted: what is recorded in {out} is safe; the same command goes on from there\n"
@@ -66,36 +116,10 @@ def run_study(**given: Any) -> int:
     return 0
 
 
-def _executor(kind: str, context: Context, workers: int, address: str | None) -> Executor:
-    if kind == "inline":
-        return inline(context)
-    from harness.ray_executor import on_ray
-
-    return on_ray(context, workers, address)
-
-
 def _count(study: Study) -> str:
     total = sum(tally.told for tally in study.tallies.values())
     lost = sum(tally.states["failed"] for tally in study.tallies.values())
     return f"{total} trials recorded, {lost} failed"
-
-
-def _workers(given: Mapping[str, Any], device: str) -> int:
-    if given["executor"] == "inline":
-        return 1
-    if given["workers"] is None:
-        return default_workers(device, given["address"])
-    workers: int = positive("--workers", given["workers"])
-    return workers
-
-
-def _pack(text: str) -> int:
-    """0 for auto."""
-    if text == "auto":
-        return 0
-    if not text.isdigit() or int(text) < 1:
-        raise HarnessError(f"--pack must be a number of trials, 1 or above, or auto, but got {text!r}")
-    return int(text)
 
 
 def _names(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
@@ -108,24 +132,21 @@ def _names(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
 
 
 def make_spec(
-    given: Mapping[str, Any],
     context: Context,
+    search: Search,
+    problem: type[Problem],
     solvers: Mapping[str, type[Solver[Any]]],
     space_file: SpaceFile,
-    plugins: Plugins,
 ) -> StudySpec:
-    problem = plugins.problem(context.problem)
     spaces = {name: space_file.space(name, plugin) for name, plugin in solvers.items()}
     spec = StudySpec(
         problem=context.problem,
         options=context.options,
         rules=context.rules,
-        trials=positive("--trials", given["trials"]),
+        trials=search.trials,
         data_seed=context.data_seed,
-        search_seed=context.rules.seed
-        if given["search_seed"] is None
-        else not_negative("--search-seed", given["search_seed"]),
-        sampler=one_of("--sampler", given["sampler"], SAMPLERS),
+        search_seed=context.rules.seed if search.seed is None else search.seed,
+        sampler=search.sampler,
         metrics={name: asdict(metric) for name, metric in problem.metric_names.items()},
         objective=problem.objective,
         headline=problem.headline,

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from harness.errors import HarnessError
-from harness.options import not_negative, one_of, pairs, prices
+from harness.options import not_negative, one_of, pairs
 from harness.params import check_values
 from harness.plugins import Plugins, last_line
 from harness.problem import Problem
@@ -37,6 +37,10 @@ class Context:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
+
+    def find_plugins(self) -> Plugins:
+        """Every problem and solver that a pack may name."""
+        return Plugins([Path(file) for file in self.plugins])
 
     @classmethod
     def from_json(cls, text: str) -> Context:
@@ -75,7 +79,7 @@ class Worker:
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
         self.context = context
         self.device = torch.device(context.device)
-        self.plugins = Plugins([Path(file) for file in context.plugins])
+        self.plugins = context.find_plugins()
         self.problem = set_up(self.plugins, context)
 
     @classmethod
@@ -103,27 +107,27 @@ class Worker:
             )
 
 
-def make_context(given: Mapping[str, Any], plugins: Plugins) -> Context:
-    """The options that `run` and `trial` have in common, checked."""
-    rules = Rules(
-        given["budget"],
-        prices(given["price"]),
-        given["seed"],
-        given["divergence"],
-        given["system_failure"],
-        given["curves"],
-    )
+def make_context(
+    problem: str,
+    options: Sequence[str],
+    plugins: Sequence[Path],
+    data_dir: Path | None,
+    data_seed: int | None,
+    device: str,
+    rules: Rules,
+    trial_timeout: float,
+) -> Context:
+    """A context from the options of the command line, checked; `data_seed` None is the seed of the rules."""
+    plugin = Plugins(plugins).problem(problem)
     return Context(
-        problem=given["problem"],
-        options=check_values(plugins.problem(given["problem"]), pairs(given["options"], "--set"), "--set"),
-        data_dir=str(given["data_dir"].resolve()) if given["data_dir"] else None,
-        data_seed=rules.seed
-        if given["data_seed"] is None
-        else not_negative("--data-seed", given["data_seed"]),
-        device=check_device(one_of("--device", given["device"], ("cpu", "cuda", "auto"))),
-        plugins=[str(path.resolve()) for path in given["plugins"]],
+        problem=problem,
+        options=check_values(plugin, pairs(options, "--set"), "--set"),
+        data_dir=str(data_dir.resolve()) if data_dir else None,
+        data_seed=rules.seed if data_seed is None else not_negative("--data-seed", data_seed),
+        device=check_device(one_of("--device", device, ("cpu", "cuda", "auto"))),
+        plugins=[str(path.resolve()) for path in plugins],
         rules=rules,
-        trial_timeout=not_negative("--trial-timeout", given["trial_timeout"]),
+        trial_timeout=not_negative("--trial-timeout", trial_timeout),
     )
 
 
