@@ -157,9 +157,10 @@ def report(
     out: Annotated[Path | None, typer.Option(help="where to write; default: DIR/report")] = None,
 ) -> None:
     """Write tables, figures and a page of a recorded study."""
-    from harness.commands import write_report
+    from harness.commands import report_study
+    from reports.report import write_report
 
-    write_report(folder, top, out)
+    report_study(folder, top, out or folder / "report", write_report)
 
 
 @app.command("list")

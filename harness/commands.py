@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from harness.errors import HarnessError, nearest
 from harness.options import pairs, positive
 from harness.params import parameters
 from harness.progress import tally_table
-from harness.record import load_record, read_trials, result_of, told
+from harness.record import Record, load_record, read_trials, result_of, told
 from harness.runner import Result
 from harness.solver import Solver
 from harness.space import Space, complete, find_space
@@ -122,16 +121,14 @@ def show_status(folder: Path) -> None:
     Console().print(tally_table(tallies))
 
 
-def write_report(folder: Path, top: int, out: Path | None) -> None:
-    """The reports package is looked up by name: the engine must work without it."""
+def report_study(folder: Path, top: int, out: Path, write: Callable[[Record, Path, int], Path]) -> None:
+    """write: makes the report of a record in a folder, and gives the path of its page."""
     positive("--top", top)
     record = load_record(folder)
     if record.trials.empty:
         raise HarnessError(f"{folder} has no recorded trial yet; run it first")
-    write: Callable[..., Path] = importlib.import_module("reports.report").write_report
-    target = out or folder / "report"
-    page = write(record, target, top)
-    typer.echo((target / "tables" / "best.md").read_text("utf-8"))
+    page = write(record, out, top)
+    typer.echo((out / "tables" / "best.md").read_text("utf-8"))
     typer.echo(f"page: {page}")
 
 

@@ -64,6 +64,13 @@ def test_arrows_point_one_way(path: Path) -> None:
     assert forbidden.isdisjoint(module for module, _ in found)
 
 
+@pytest.mark.parametrize("path", [p for p in SOURCES if _name(p).startswith("harness/")], ids=_name)
+def test_the_engine_imports_nothing_by_a_string(path: Path) -> None:
+    """Else an arrow could point the wrong way unseen. Plug-ins arrive by entry points and files only."""
+    names = {getattr(node, key, None) for node in ast.walk(_tree(path)) for key in ("id", "attr", "name")}
+    assert {"import_module", "__import__", "run_module"}.isdisjoint(names)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "reports").rglob("*.py")), ids=_name)
 def test_reports_need_no_engine_libraries(path: Path) -> None:
     assert {"torch", "optuna", "ray"}.isdisjoint(module for module, _ in _imports(_tree(path)))
