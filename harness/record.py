@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import HarnessError
 from harness.runner import Result
@@ -41,7 +40,7 @@ class Record:
     curves: pd.DataFrame
 
 
-class _NoLock(BaseJournalFileLock):
+class _NoLock(JournalFileOpenLock):
     def acquire(self) -> bool:
         return True
 
@@ -83,7 +82,7 @@ def open_storage(folder: Path) -> JournalStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock()))
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock(str(path))))
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise HarnessError(
             f"{path} is damaged ({type(error).__name__}: {error}); restore it from a copy"
@@ -101,9 +100,11 @@ def read_trials(folder: Path, spec: StudySpec) -> dict[str, list[FrozenTrial]]:
         return {solver: [] for solver in spec.solvers}
     check_journal(path)
     storage = open_storage(folder)
-    known = {study.study_name: study._study_id for study in storage.get_all_studies()}
+    known = {study.study_name for study in storage.get_all_studies()}
     return {
-        solver: storage.get_all_trials(known[name], deepcopy=False) if name in known else []
+        solver: storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+        if name in known
+        else []
         for solver in spec.solvers
         for name in [study_name(spec, solver)]
     }
@@ -113,15 +114,15 @@ def told(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and RESULT in trial.user_attrs
 
 
-def tell(study: optuna.Study, number: int, trial_id: int, result: Result) -> None:
+def tell(trial: Trial, result: Result) -> None:
     """Write a result, then close the trial: a crash in between leaves it running, to be run again."""
     if result.state != "failed" and math.isnan(result.objective):
         result = dataclasses.replace(result, state="failed", reason="the objective is not a number")
-    study._storage.set_trial_user_attr(trial_id, RESULT, _to_json(dataclasses.asdict(result)))
+    trial.set_user_attr(RESULT, _to_json(dataclasses.asdict(result)))
     if result.state == "failed":
-        study.tell(number, state=TrialState.FAIL)
+        trial.study.tell(trial, state=TrialState.FAIL)
     else:
-        study.tell(number, result.objective)
+        trial.study.tell(trial, result.objective)
 
 
 def _to_json(value: Any) -> Any:

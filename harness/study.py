@@ -22,6 +22,7 @@ from harness.problem import Problem
 from harness.record import JOURNAL, mend_journal, open_storage, result_of, study_name, tell, told
 from harness.runner import Result, failed, first_cost
 from harness.solver import Solver
+from harness.space import Entry
 from harness.spec import NAME, StudySpec, differences, read_spec
 from harness.worker import Pack
 
@@ -73,17 +74,17 @@ class Study:
         self.tallies = {solver: Tally(spec.trials) for solver in spec.solvers}
         self.begun = time.monotonic()
         self.in_flight = 0
-        self._ids: dict[tuple[str, int], int] = {}
+        self._trials: dict[tuple[str, int], Trial] = {}
         self._queue: deque[Pack] = deque()
-        storage = open_storage(folder)
-        self._studies = {solver: self._open(storage, solver) for solver in spec.solvers}
+        self._storage = open_storage(folder)
+        self._studies = {solver: self._open(solver) for solver in spec.solvers}
         self._refill = itertools.chain.from_iterable(
             itertools.zip_longest(*(self._windows(solver) for solver in spec.solvers))
         )
 
-    def _open(self, storage: optuna.storages.BaseStorage, solver: str) -> optuna.Study:
+    def _open(self, solver: str) -> optuna.Study:
         study = optuna.create_study(
-            storage=storage,
+            storage=self._storage,
             study_name=study_name(self.spec, solver),
             load_if_exists=True,
             direction="minimize",
@@ -99,24 +100,27 @@ class Study:
         study = self._studies[solver]
         size = self.pack_size * (1 if self.spec.sampler == "tpe" else WINDOW)
         trials = study.get_trials(deepcopy=False)
-        asked = [(t.number, t._trial_id) for t in trials if not told(t) and not t.state.is_finished()]
+        new = self.spec.trials - len(trials)
+        asked = [self._again(study, trial.number) for trial in trials if not trial.state.is_finished()]
         while True:
-            while len(asked) < size and len(trials) < self.spec.trials:
-                trial = study.ask()
-                asked.append((trial.number, trial._trial_id))
-                trials.append(study.get_trials(deepcopy=False)[trial.number])
+            while len(asked) < size and new > 0:
+                asked.append(study.ask())
+                new -= 1
             if not asked:
                 return
             window, asked = asked[:size], asked[size:]
-            yield self._packs(solver, {n: self._configuration(solver, n, i) for n, i in window})
+            yield self._packs(solver, {t.number: self._configuration(solver, t) for t in window})
 
-    def _configuration(self, solver: str, number: int, trial_id: int) -> dict[str, Any]:
+    def _again(self, study: optuna.Study, number: int) -> Trial:
+        """A trial that was asked for before an interruption."""
+        place = self._storage.get_study_id_from_name(study.study_name)
+        return Trial(study, self._storage.get_trial_id_from_study_id_trial_number(place, number))
+
+    def _configuration(self, solver: str, trial: Trial) -> dict[str, Any]:
         """Drawn, or read back where it was drawn before an interruption."""
-        self._ids[solver, number] = trial_id
-        trial = Trial(self._studies[solver], trial_id)
-        distributions = self.spaces[solver].distributions()
-        drawn = {name: trial._suggest(name, entry) for name, entry in distributions.items()}
-        return self.spaces[solver].resolve(drawn)
+        self._trials[solver, trial.number] = trial
+        space = self.spaces[solver]
+        return space.resolve({name: _value(trial, name, entry) for name, entry in space.searched().items()})
 
     def _packs(self, solver: str, configs: dict[int, dict[str, Any]]) -> list[Pack]:
         """Packs of trials that agree on the shared parameters, dear ones first."""
@@ -148,7 +152,7 @@ class Study:
         """Write the results of a pack; from here on they are safe."""
         self.in_flight -= 1
         for number, result in zip(pack.numbers, results, strict=True):
-            tell(self._studies[pack.solver], number, self._ids[pack.solver, number], result)
+            tell(self._trials.pop((pack.solver, number)), result)
             self.tallies[pack.solver].add(result, new=True)
 
     def died(self, pack: Pack, reason: str) -> None:
@@ -162,6 +166,13 @@ class Study:
 
     def finished(self) -> bool:
         return all(tally.told >= tally.trials for tally in self.tallies.values())
+
+
+def _value(trial: Trial, name: str, entry: Entry) -> Any:
+    if "choices" in entry:
+        return trial.suggest_categorical(name, entry["choices"])
+    suggest = trial.suggest_int if entry["integer"] else trial.suggest_float
+    return suggest(name, entry["low"], entry["high"], log=entry["log"])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ PLUGINS = ("problems", "solvers", "search_spaces", "reports")
 PACKAGES = ("harness", *PLUGINS)
 HEAVY = ("torch", "ray", "optuna", "pandas", "seaborn")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+ENGINE = [path for path in SOURCES if path.is_relative_to(ROOT / "harness")]
 SOLVERS = sorted(path for path in (ROOT / "solvers").glob("*.py") if path.name != "__init__.py")
 
 
@@ -64,7 +65,24 @@ def test_arrows_point_one_way(path: Path) -> None:
     assert forbidden.isdisjoint(module for module, _ in found)
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if _name(p).startswith("harness/")], ids=_name)
+def _foreign_names(tree: ast.Module) -> Iterator[str]:
+    """Every name that is imported, or read off anything but self, cls or a class of the module."""
+    own = {"self", "cls"} | {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) not in own:
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from (*(node.module or "").split("."), *(alias.name for alias in node.names))
+        elif isinstance(node, ast.Import):
+            yield from (part for alias in node.names for part in alias.name.split("."))
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=_name)
+def test_the_engine_uses_public_names_only(path: Path) -> None:
+    assert not [name for name in _foreign_names(_tree(path)) if re.match("_[^_]", name)]
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=_name)
 def test_the_engine_imports_nothing_by_a_string(path: Path) -> None:
     """Else an arrow could point the wrong way unseen. Plug-ins arrive by entry points and files only."""
     names = {getattr(node, key, None) for node in ast.walk(_tree(path)) for key in ("id", "attr", "name")}

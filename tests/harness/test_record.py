@@ -36,7 +36,7 @@ def test_every_objective_is_told_and_read_back(tmp_path: Path, objective: float)
     trial = study.ask()
     curve = [{"upper_iteration": 1.0, "loss": math.nan}]
     told = Result(config={"n": 1}, objective=objective, metrics={"loss": objective}, curve=curve)
-    tell(study, trial.number, trial._trial_id, told)
+    tell(trial, told)
     (again,) = optuna.load_study(storage=open_storage(tmp_path), study_name="p/s").trials
     assert again.state.is_finished()
     read = result_of(again)

@@ -5,13 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
 from harness.cli import main
+from harness.data import data_folder
+from harness.params import check_values
+from harness.plugins import Plugins
 from harness.record import JOURNAL, Record, load_record
-from harness.spec import NAME, differences, read_spec
+from harness.spec import NAME, StudySpec, differences, read_spec
+from harness.study import Study
 
 TOY = Path(__file__).parent / "toy_plugin.py"
+TABLE3 = Path(__file__).parents[2] / "docs" / "results" / "table3"
 SPACE = """
 [toy_solver]
 steps = { low = 1, high = 30 }
@@ -76,6 +82,38 @@ def test_a_study_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     same(load_record(tmp_path / "s"), load_record(tmp_path / "big"))
 
 
+def study_of(folder: Path, spec: StudySpec) -> Study:
+    """Open for asking, on the digits: which configurations come depends on the specification only."""
+    plugins = Plugins()
+    plugin = plugins.problem("data_poisoning")
+    problem = plugin(**check_values(plugin, {"dataset": "digits"}, "--set"))
+    problem.setup(data_folder(None), spec.data_seed, torch.device("cpu"), problem.dtype)
+    return Study(folder, spec, problem, {name: plugins.solver(name) for name in spec.solvers}, 8)
+
+
+def configurations(study: Study) -> dict[str, dict[str, object]]:
+    packs = iter(study.next_pack, None)
+    return {f"{p.solver}/{n}": c for p in packs for n, c in zip(p.numbers, p.configs, strict=True)}
+
+
+def test_a_fresh_study_draws_the_configurations_that_were_recorded(tmp_path: Path) -> None:
+    recorded = load_record(TABLE3).trials.set_index("trial").filter(like="param.").T
+    drawn = configurations(study_of(tmp_path, read_spec(TABLE3)))
+    assert set(drawn) == set(recorded) and len(drawn) == 180
+    for trial, config in drawn.items():
+        assert config == recorded[trial].dropna().rename(lambda name: name.removeprefix("param.")).to_dict()
+
+
+def test_an_interrupted_trial_keeps_its_number_and_its_values(tmp_path: Path) -> None:
+    spec = read_spec(TABLE3).model_copy(update={"trials": 4})
+    other = spec.model_copy(update={"search_seed": 5})
+    for folder in ("s", "fresh"):
+        (tmp_path / folder).mkdir()
+    asked = configurations(study_of(tmp_path / "s", spec))
+    assert asked == configurations(study_of(tmp_path / "s", other))
+    assert asked != configurations(study_of(tmp_path / "fresh", other))
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -113,8 +151,7 @@ def test_a_kind_that_an_old_folder_lacks_has_price_1(tmp_path: Path, monkeypatch
 
 
 def test_the_layout_of_recorded_studies_is_kept() -> None:
-    folder = Path(__file__).parents[2] / "docs" / "results" / "table3"
-    old, read = json.loads((folder / NAME).read_text()), read_spec(folder).model_dump()
+    old, read = json.loads((TABLE3 / NAME).read_text()), read_spec(TABLE3).model_dump()
     assert set(read) == set(old) and read["budget"] == 2_000_000 and read["curves"] == 20
 
 
