@@ -23,6 +23,11 @@ SPACE = """
 steps = { low = 1, high = 30 }
 step_size = { low = 1e-3, high = 1 }
 """
+GRID = """
+[toy_solver]
+steps = [1, 5, 30]
+step_size = [0.1, 0.5]
+"""
 TIMES = ["seconds", "evaluation_seconds", "pack"]
 
 
@@ -75,11 +80,47 @@ def test_a_resumed_study_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch
         same(load_record(part), load_record(tmp_path / "whole"))
 
 
-def test_a_study_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert harness(monkeypatch, arguments(tmp_path / "big")) == 0
-    assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "2")) == 0
-    assert harness(monkeypatch, arguments(tmp_path / "s")) == 0
+@pytest.mark.parametrize(
+    ("sampler", "space"),
+    [("random", SPACE), ("sobol", SPACE), ("grid", GRID)],
+    ids=["random", "sobol", "grid"],
+)
+def test_a_study_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, space: str) -> None:
+    def run(folder: str, trials: int) -> int:
+        more = ["--trials", str(trials), "--sampler", sampler]
+        return harness(monkeypatch, arguments(tmp_path / folder, *more, space=space))
+
+    assert run("big", 6) == run("s", 2) == run("s", 6) == 0
     same(load_record(tmp_path / "s"), load_record(tmp_path / "big"))
+    assert len(load_record(tmp_path / "s").trials[["param.steps", "param.step_size"]].drop_duplicates()) == 6
+
+
+def proposed_by_tpe(
+    monkeypatch: pytest.MonkeyPatch, out: Path, trials: int, *more: str
+) -> list[tuple[float, ...]]:
+    """Run a tpe study on the quadratic problem, one trial at a time; its configurations."""
+    words = ["run", "quadratic", "--set", "upper_dim=4", "--set", "lower_dim=3", "--solvers", "soba", *more]
+    words += ["--sampler", "tpe", "--executor", "inline", "--pack", "1", "--device", "cpu", "--budget", "200"]
+    assert harness(monkeypatch, [*words, "--trials", str(trials), "--out", str(out)]) == 0
+    record = load_record(out).trials.sort_values("number")
+    assert set(record["state"]) == {"completed"} and len(record) == trials
+    return list(record.filter(like="_step_size").itertuples(index=False, name=None))
+
+
+def test_tpe_learns_from_what_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = proposed_by_tpe(monkeypatch, tmp_path / "first", 16)
+    assert first == proposed_by_tpe(monkeypatch, tmp_path / "again", 16)
+    told_else = proposed_by_tpe(monkeypatch, tmp_path / "else", 16, "--set", "upper_condition=1e4")
+    assert first[:10] == told_else[:10]  # Optuna's ten random trials
+    assert first[10:] != told_else[10:]
+
+
+def test_a_resumed_tpe_study_does_not_propose_its_first_configurations_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = proposed_by_tpe(monkeypatch, tmp_path / "s", 3)
+    resumed = proposed_by_tpe(monkeypatch, tmp_path / "s", 16)
+    assert resumed[:3] == begun and len(set(resumed)) == 16
 
 
 def study_of(folder: Path, spec: StudySpec) -> Study:
