@@ -19,7 +19,7 @@ from harness.params import parameters
 from harness.progress import tally_table
 from harness.record import Record, load_record, read_trials, result_of, told
 from harness.runner import Result
-from harness.solver import Solver
+from harness.solver import Solver, require_defined
 from harness.space import Space, complete, find_space
 from harness.spec import StudySpec, read_spec
 from harness.study import Tally
@@ -29,7 +29,9 @@ from harness.worker import Context, Pack, Worker, check_device
 def run_trial(context: Context, name: str, values: Sequence[str], space: Path | None, as_json: bool) -> int:
     solver = context.find_plugins().solver(name)
     config = complete(_space_of(context.problem, name, solver, space), solver, pairs(values, name), name)
-    (result,) = Worker(context).run(Pack(name, (0,), (config,)))
+    worker = Worker(context)
+    require_defined(solver, worker.problem)
+    (result,) = worker.run(Pack(name, (0,), (config,)))
     fields = json.dumps(_summary(result))
     if as_json:
         typer.echo(fields)

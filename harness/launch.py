@@ -25,8 +25,8 @@ from harness.problem import Problem
 from harness.progress import shown
 from harness.rules import Rules
 from harness.runner import first_cost, run_pack
-from harness.sizing import auto_pack
-from harness.solver import Solver
+from harness.sizing import Packing, auto_packing, pack_bytes
+from harness.solver import Solver, require_defined
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
 from harness.study import Executor, Study, locked
@@ -95,14 +95,16 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
     solvers = {name: plugins.solver(name) for name in _names(search.solvers, space_file, plugins)}
     spec = make_spec(context, search, plugins.problem(context.problem), solvers, space_file)
     problem = set_up(plugins, context)
+    for solver in solvers.values():
+        require_defined(solver, problem)
     total = spec.trials * len(solvers)
     automatic = execution.pack == "auto"
-    size = auto_pack(problem, context.device, workers, total) if automatic else int(execution.pack)
+    packing = auto_packing(context.device, workers, total) if automatic else Packing(int(execution.pack))
     if dry_run:
-        _plan(spec, problem, solvers, size, workers, context.device)
+        _plan(spec, problem, solvers, packing, workers, context.device)
         return 0
     with locked(out, spec):
-        study = Study(out, spec, problem, solvers, size)
+        study = Study(out, spec, problem, solvers, packing)
         if not study.finished():
             try:
                 with shown(study):
@@ -182,7 +184,7 @@ def _plan(
     spec: StudySpec,
     problem: Problem,
     solvers: Mapping[str, type[Solver[Any]]],
-    size: int,
+    packing: Packing,
     workers: int,
     device: str,
 ) -> None:
@@ -191,13 +193,33 @@ def _plan(
     for name, solver in spec.solvers.items():
         drawn = [key for key, entry in solver.space.items() if "low" in entry or "choices" in entry]
         typer.echo(f"solver {name}: {spec.trials} configurations of {', '.join(drawn) or 'one fixed point'}")
-    typer.echo(f"packs of at most {size} on {workers} workers: about {-(-trials // size)}")
+    typer.echo(f"packs of at most {packing.most} on {workers} workers: about {-(-trials // packing.most)}")
     evaluation = trials * problem.evaluation_samples
     typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluation:,.0f} in evaluations")
-    typer.echo(f"memory: about {problem.memory(size) * workers / 2**20:,.0f} MiB for {workers} workers")
+    dearest = max(_packed_bytes(spec, problem, name, solver, packing) for name, solver in solvers.items())
+    typer.echo(f"memory: about {dearest * workers / 2**20:,.0f} MiB for {workers} workers")
     search, scoring = _pilot(spec, problem, solvers, device)
     minutes = trials * (search * spec.rules.budget + scoring) / workers / 60
     typer.echo(f"time: about {minutes:,.1f} minutes by one short trial alone; packs are usually faster")
+
+
+def _first_configurations(spec: StudySpec, solver: str) -> list[dict[str, Any]]:
+    space = spec.spaces()[solver]
+    drawing = optuna.create_study(sampler=sampler(spec.sampler, spec.search_seed, solver, spec.spaces(), 0))
+    few = min(spec.trials, PILOT_CONFIGURATIONS)
+    return [space.resolve(drawing.ask(space.distributions()).params) for _ in range(few)]
+
+
+def _packed_bytes(
+    spec: StudySpec, problem: Problem, name: str, solver: type[Solver[Any]], packing: Packing
+) -> float:
+    """The largest pack of a solver's first configurations, each taken as often as fits."""
+    return max(
+        pack_bytes(problem, solver, alike[cut])
+        for config in _first_configurations(spec, name)
+        for alike in [[config] * packing.most]
+        for cut in packing.cut(problem, solver, alike)
+    )
 
 
 def _pilot(
@@ -205,11 +227,8 @@ def _pilot(
 ) -> tuple[float, float]:
     """Seconds per sample and per evaluation, of the cheapest of a few configurations on a small budget."""
     name, plugin = next(iter(solvers.items()))
-    space = spec.spaces()[name]
-    drawing = optuna.create_study(sampler=sampler(spec.sampler, spec.search_seed, name, spec.spaces(), 0))
-    few = min(spec.trials, PILOT_CONFIGURATIONS)
-    configs = [space.resolve(drawing.ask(space.distributions()).params) for _ in range(few)]
-    costs = np.array([first_cost(problem, plugin, [config])[0] for config in configs])
+    configs = _first_configurations(spec, name)
+    costs = np.array([first_cost(problem, plugin, [c], spec.rules.seed)[0] for c in configs])
     budget = max(float(costs.min()), spec.rules.budget / 50)
     rules = Rules(budget, {}, spec.rules.seed, curves=0)
     cheapest = [configs[costs.argmin()]]

@@ -134,7 +134,7 @@ class Oracle:
             values, operands = _rows(values, onto), _rows(operands, onto)
         finished: list[tuple[Tensor, ...]] = []
         live = len(counts)
-        nest: tuple[int, ...] = () if within is None else (*within.nest, within.step)
+        nest: tuple[int, ...] = () if within is None else within.nest + (within.step,)
         served = _served(within, live, index)
         for step in range(counts[0]):
             if counts[live - 1] <= step:

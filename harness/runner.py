@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from harness.budget import KINDS, Accountant
-from harness.errors import HarnessError, PluginError
+from harness.errors import PluginError
 from harness.meter import Meter
 from harness.oracle import Oracle
 from harness.place import first_place
 from harness.problem import Problem
 from harness.recall import ByBatch, ByExample
 from harness.rules import Rules
-from harness.solver import Solver, State
+from harness.solver import Solver, State, require_defined
 from harness.streams import Streams
 
 
@@ -276,9 +276,7 @@ def run_pack(
 
     Inside, the trials run in order of falling cost, so that the ragged loop drops trailing ones.
     Raises HarnessError: the solver is not defined for the problem."""
-    unmet = solver.needs.unmet(problem)
-    if unmet:
-        raise HarnessError(f"{solver.label} is not defined for {problem.label}: {unmet}")
+    require_defined(solver, problem)
     order = np.argsort(-first_cost(problem, solver, configs, rules.seed), kind="stable")
     run = _Run(problem, solver, [configs[n] for n in order], rules, device, dtype)
     run.search()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from harness.place import first_place
 from harness.problem import Problem
+from harness.solver import Solver
 
 MOST = {"cpu": 8, "cuda": 64}
 SHARE = 0.7
@@ -30,9 +36,44 @@ def workers_per_device(device: str, workers: int) -> int:
     return -(-workers // max(torch.cuda.device_count(), 1)) if device == "cuda" else workers
 
 
-def auto_pack(problem: Problem, device: str, workers: int, trials: int) -> int:
-    """The largest pack that fits in memory, is of use on the device, and leaves work for every worker."""
+def pack_bytes(problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]]) -> float:
+    """Bytes a worker needs for a pack: the problem's, what the trials hold, and by example the rows that the
+    engine remembers of every field that the method warm-starts."""
+    packed = solver.pack(configs, torch.device("cpu"), torch.float64)
+    size = packed.size_of("lower")
+    place = first_place(problem, 0, size)
+    numbers = [
+        float(torch.as_tensor(vectors).expand(len(configs)).double().sum()) * width
+        for vectors, width in zip(
+            packed.held(place), (problem.dim_x, problem.dim_y * (place.mini_batch or 1)), strict=True
+        )
+    ]
+    if problem.by_example:
+        numbers.append(len(configs) * len(solver.warm_starts) * problem.upper_examples * problem.dim_y)
+    return problem.memory(len(configs), size) + problem.dtype.itemsize * sum(numbers)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """At most so many trials in a pack, and so many bytes in a worker."""
+
+    most: int
+    room: float = math.inf
+
+    def cut(
+        self, problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]]
+    ) -> Iterator[slice]:
+        """The trials in packs, in their order; a trial that does not fit alone goes alone."""
+        first = 0
+        while first < len(configs):
+            size = min(self.most, len(configs) - first)
+            while size > 1 and pack_bytes(problem, solver, configs[first : first + size]) > self.room:
+                size -= 1
+            yield slice(first, first + size)
+            first += size
+
+
+def auto_packing(device: str, workers: int, trials: int) -> Packing:
+    """Packs that are of use on the device, fit in memory, and leave work for every worker."""
     room = SHARE * free_memory(device) / workers_per_device(device, workers)
-    most = max(1, min(MOST[device], -(-trials // workers)))
-    fitting = [size for size in range(1, most + 1) if problem.memory(size) <= room]
-    return max(fitting, default=1)
+    return Packing(max(1, min(MOST[device], -(-trials // workers))), room)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.batch import Level
 from harness.budget import Cost
+from harness.errors import HarnessError
 from harness.oracle import Oracle
 from harness.params import parameters
 from harness.place import Place
@@ -123,7 +124,8 @@ class Solver(ABC, Generic[S]):
 
     def held(self, place: Place) -> Held:
         """What a trial holds besides the working space of a derivative: the state before and after a step,
-        and what grows with a parameter (iterates kept for a backward sweep). The engine counts `tables`."""
+        and what grows with a parameter: iterates kept for a backward sweep, tables (a vector for each of
+        `place.parts`)."""
         return Held(x=4, y=6)
 
     @classmethod
@@ -144,3 +146,11 @@ class Solver(ABC, Generic[S]):
         """The solver of some of the trials."""
         chosen = {name: v[trials] if isinstance(v, Tensor) else v for name, v in vars(self).items()}
         return type(self)(**chosen)
+
+
+def require_defined(solver: type[Solver[Any]], problem: Problem) -> None:
+    """Raises HarnessError where a problem lacks what a solver needs."""
+    unmet = solver.needs.unmet(problem)
+    if unmet:
+        hint = "`harness list` shows what runs where"
+        raise HarnessError(f"{solver.label} is not defined for {problem.label}: {unmet}; {hint}")

@@ -21,6 +21,7 @@ from harness.params import parameters
 from harness.problem import Problem
 from harness.record import JOURNAL, mend_journal, open_storage, result_of, study_name, tell, told
 from harness.runner import Result, failed, first_cost
+from harness.sizing import Packing
 from harness.solver import Solver
 from harness.space import Entry
 from harness.spec import NAME, StudySpec, differences, read_spec
@@ -66,10 +67,10 @@ class Study:
         spec: StudySpec,
         problem: Problem,
         solvers: Mapping[str, type[Solver[Any]]],
-        pack_size: int,
+        packing: Packing,
     ) -> None:
         self.folder, self.spec, self.problem, self.solvers = folder, spec, problem, solvers
-        self.pack_size = pack_size
+        self.packing = packing
         self.spaces = spec.spaces()
         self.tallies = {solver: Tally(spec.trials) for solver in spec.solvers}
         self.begun = time.monotonic()
@@ -98,7 +99,7 @@ class Study:
     def _windows(self, solver: str) -> Iterator[list[Pack]]:
         """First what an earlier session left unfinished, then new configurations, in packs."""
         study = self._studies[solver]
-        size = self.pack_size * (1 if self.spec.sampler == "tpe" else WINDOW)
+        size = self.packing.most * (1 if self.spec.sampler == "tpe" else WINDOW)
         trials = study.get_trials(deepcopy=False)
         new = self.spec.trials - len(trials)
         asked = [self._again(study, trial.number) for trial in trials if not trial.state.is_finished()]
@@ -125,17 +126,17 @@ class Study:
     def _packs(self, solver: str, configs: dict[int, dict[str, Any]]) -> list[Pack]:
         """Packs of trials that agree on the shared parameters, dear ones first."""
         plugin = self.solvers[solver]
-        shared = [name for name, p in parameters(plugin).items() if p.kind == "shared"]
+        shared = [name for name, p in parameters(plugin).items() if p.common]
         groups: dict[tuple[Any, ...], list[int]] = {}
         for number in configs:
             groups.setdefault(tuple(configs[number][name] for name in shared), []).append(number)
         packs = []
         for numbers in groups.values():
-            costs = first_cost(self.problem, plugin, [configs[n] for n in numbers])
+            costs = first_cost(self.problem, plugin, [configs[n] for n in numbers], self.spec.rules.seed)
             order = [n for _, n in sorted(zip(-costs, numbers, strict=True))]
-            for start in range(0, len(order), self.pack_size):
-                chosen = tuple(order[start : start + self.pack_size])
-                packs.append(Pack(solver, chosen, tuple(configs[n] for n in chosen)))
+            ordered = [configs[n] for n in order]
+            for cut in self.packing.cut(self.problem, plugin, ordered):
+                packs.append(Pack(solver, tuple(order[cut]), tuple(ordered[cut])))
         return packs
 
     def next_pack(self) -> Pack | None:

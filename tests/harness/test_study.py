@@ -13,6 +13,7 @@ from harness.data import data_folder
 from harness.params import check_values
 from harness.plugins import Plugins
 from harness.record import JOURNAL, Record, load_record
+from harness.sizing import Packing
 from harness.spec import NAME, StudySpec, differences, read_spec
 from harness.study import Study
 
@@ -129,7 +130,7 @@ def study_of(folder: Path, spec: StudySpec) -> Study:
     plugin = plugins.problem("data_poisoning")
     problem = plugin(**check_values(plugin, {"dataset": "digits"}, "--set"))
     problem.setup(data_folder(None), spec.data_seed, torch.device("cpu"), problem.dtype)
-    return Study(folder, spec, problem, {name: plugins.solver(name) for name in spec.solvers}, 8)
+    return Study(folder, spec, problem, {name: plugins.solver(name) for name in spec.solvers}, Packing(8))
 
 
 def configurations(study: Study) -> dict[str, dict[str, object]]:
