@@ -5,7 +5,7 @@ problem whose every derivative depends on x, on y and on the batch.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harness.budget import KINDS, Accountant
 from harness.check import CPU, F64, audit, random_config
+from harness.meter import Meter
 from harness.oracle import Oracle
 from harness.problem import Metric, Problem
 from harness.rules import Rules
@@ -28,125 +29,19 @@ from solvers.bsgm import BsgmWs
 from solvers.itd import Itd
 from solvers.soba import Soba
 from solvers.sustain import Sustain
+from tests.solvers.literal import DIM_X, DIM_Y, LOWER, UPPER, X0, Y0, ByHand, crooked, last_state, trajectory
 
 FAMILY: list[type[Solver[Any]]] = [AidFp, AmigoCg, BsgmWs, Itd, Soba, Sustain]
-LOWER, UPPER, DIM_X, DIM_Y = 23, 11, 4, 6
-X0, Y0 = np.full(DIM_X, 0.5), np.full(DIM_Y, 0.1)
 
 
-@final
-@dataclasses.dataclass(kw_only=True)
-class Crooked(Problem):
-    """g_i = 1/2 y^T A_i y + y^T (B_i x + b_i) + |x|^2 |y|^2 / 20 + sum y^4 / 12 (convex),
-    f_j = 1/2 |y - c_j|^2 + e_j^T x + |x|^2 / 20."""
-
-    label, reference, objective, headline = "Crooked", "none: made for the tests", "x0", "x0"
-    metric_names = {f"x{i}": Metric(f"x{i}", f"x{i}") for i in range(DIM_X)}
-
-    def setup(self, data_dir: Path | None, data_seed: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.dim_x, self.dim_y, self.lower_examples, self.upper_examples = DIM_X, DIM_Y, LOWER, UPPER
-        draw = generator(data_seed, "crooked")
-        root = draw.normal(size=(LOWER, DIM_Y, DIM_Y))
-        arrays = {
-            "a": np.einsum("iab,icb->iac", root, root) / 12 + 0.3 * np.eye(DIM_Y),
-            "b": draw.normal(size=(LOWER, DIM_Y, DIM_X)),
-            "lower": draw.normal(size=(LOWER, DIM_Y)),
-            "upper": draw.normal(size=(UPPER, DIM_Y)),
-            "e": 0.3 * draw.normal(size=(UPPER, DIM_X)),
-        }
-        self.a, self.b, self.lower, self.upper, self.e = (
-            torch.tensor(v, dtype=dtype) for v in arrays.values()
-        )
-
-    def initial(self, seed: int) -> tuple[Tensor, Tensor]:
-        return torch.tensor(X0), torch.tensor(Y0)
-
-    def lower_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        linear = (self.b[rows] @ x + self.lower[rows]) @ y
-        return (
-            0.5 * (self.a[rows] @ y) @ y + linear + 0.05 * (x * x).sum() * (y * y).sum() + (y**4).sum() / 12
-        )
-
-    def upper_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        return 0.5 * ((y - self.upper[rows]) ** 2).sum(1) + self.e[rows] @ x + 0.05 * (x * x).sum()
-
-    def project(self, x: Tensor) -> Tensor:
-        return x.clamp(-2, 2)
-
-    def evaluate(self, x: Tensor) -> dict[str, float]:
-        return {f"x{i}": float(v) for i, v in enumerate(x)}
-
-
-def _problem() -> Crooked:
-    problem = Crooked()
-    problem.setup(None, 0, CPU, F64)
-    return problem
-
-
-def _trajectory(
-    solver: type[Solver[Any]], configs: list[dict[str, Any]], seed: int, iterations: int
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """State and ledger after each upper iteration."""
-    settled, problem = solver.pack(configs, CPU, F64), _problem()
-    accountant = Accountant(len(configs), 1e9, dict.fromkeys(KINDS, 1.0))
-    oracle = Oracle(problem, Streams(seed, LOWER, UPPER, CPU), accountant, problem.initial(0))
-    state = settled.init(oracle)
-    for s in range(iterations):
-        oracle.begin(s, slice(None))
-        accountant.open(oracle.live, settled.cost(oracle).table(len(configs)))
-        state = settled.step(oracle, state)
-        accountant.close()
-        yield state, accountant.ledger.copy()
-
-
-def _final(solver: type[Solver[Any]], configs: list[dict[str, Any]], seed: int, iterations: int) -> Any:
-    *_, (state, _) = _trajectory(solver, configs, seed, iterations)
-    return state
-
-
-class Literal:
-    """The problem's derivatives by hand, and the rules of the papers."""
-
-    def __init__(self, config: dict[str, Any], seed: int) -> None:
-        problem = _problem()
-        self.a, self.b, self.lower, self.upper, self.e = (
-            v.numpy() for v in (problem.a, problem.b, problem.lower, problem.upper, problem.e)
-        )
-        self.c, self.seed, self.streams = config, seed, Streams(seed, LOWER, UPPER, CPU)
-
-    def rows(self, s: int, phase: str, step: int = 0) -> np.ndarray:
-        size = self.c["upper_batch_size" if phase == "upper" else "batch_size"]
-        return self.streams.rows(s, phase, step, size).numpy()
-
-    def cross_rows(self, s: int) -> np.ndarray:
-        return np.concatenate([self.rows(s, "cross", j) for j in range(self.c["cross_batches"])])
-
-    def g_y(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        mean_a, mean_b = self.a[rows].mean(0), self.b[rows].mean(0)
-        return np.asarray(mean_a @ y + mean_b @ x + self.lower[rows].mean(0) + 0.1 * (x @ x) * y + y**3 / 3)
-
-    def g_yy(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(self.a[rows].mean(0) + 0.1 * (x @ x) * np.eye(DIM_Y) + np.diag(y**2))
-
-    def g_xy(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(self.b[rows].mean(0).T + 0.2 * np.outer(x, y))
-
-    def f(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
-        return self.e[rows].mean(0) + 0.1 * x, y - self.upper[rows].mean(0)
-
-    def descend(self, s: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        for i in range(self.c["lower_steps"]):
-            y = y - self.c["lower_step_size"] * self.g_y(x, y, self.rows(s, "lower", i))
-        return y
-
-    def project(self, x: np.ndarray, d: np.ndarray, decay: float = 1.0) -> np.ndarray:
-        return np.asarray(np.clip(x - self.c["upper_step_size"] * decay * d, -2, 2))
+class Family(ByHand):
+    """The rules of the papers."""
 
     def bsgm_ws(self, iterations: int) -> np.ndarray:
         x, y = X0, Y0
         for s in range(iterations):
             y = self.descend(s, x, y)
-            f_x, f_y = self.f(x, y, slice(None))
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
             z = -f_y
             for i in range(self.c["system_steps"]):
                 z = z - self.c["system_step_size"] * (self.g_yy(x, y, self.rows(s, "system", i)) @ z + f_y)
@@ -157,7 +52,7 @@ class Literal:
         x, y, eta = X0, Y0, self.c["lower_step_size"]
         for s in range(iterations):
             y = self.descend(s, x, y)
-            f_x, f_y = self.f(x, y, slice(None))
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
             z = np.zeros(DIM_Y)
             for i in range(self.c["system_steps"]):
                 z = (np.eye(DIM_Y) - eta * self.g_yy(x, y, self.rows(s, "system", i))) @ z - eta * f_y
@@ -168,7 +63,7 @@ class Literal:
         x, y, z = X0, Y0, np.zeros(DIM_Y)
         for s in range(iterations):
             y = self.descend(s, x, y)
-            f_x, f_y = self.f(x, y, slice(None))
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
             hessian = self.g_yy(x, y, self.rows(s, "system"))
             r = -f_y - hessian @ z
             p, rr = r, r @ r
@@ -189,26 +84,28 @@ class Literal:
                 rows = self.rows(s, "lower", i)
                 slope = self.g_yy(x, y, rows) @ jacobian + self.g_xy(x, y, rows).T
                 jacobian, y = jacobian - eta * slope, y - eta * self.g_y(x, y, rows)
-            f_x, f_y = self.f(x, y, slice(None))
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
             x = self.project(x, f_x + jacobian.T @ f_y)
         return x
 
     def soba(self, iterations: int) -> np.ndarray:
         x, y, z, rho = X0, Y0, np.zeros(DIM_Y), self.c["lower_step_size"]
         for s in range(iterations):
-            rows = self.rows(s, "lower")
-            f_x, f_y = self.f(x, y, self.rows(s, "upper"))
+            rows = self.rows(s, "epochs")
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
             d_y = self.g_y(x, y, rows)
             d_z = self.g_yy(x, y, rows) @ z + f_y
             d_x = f_x + self.g_xy(x, y, rows) @ z
-            x, y, z = self.project(x, d_x), y - rho * d_y, z - rho * d_z
+            here = rho * (s + 1) ** -self.c["lower_decay"]
+            x = self.project(x, d_x, (s + 1) ** -self.c["upper_decay"])
+            y, z = y - here * d_y, z - here * d_z
         return x
 
     def truncation(self, s: int) -> int:
         return int(generator(self.seed, s, "truncation").random() * self.c["system_steps"])
 
     def estimate(self, s: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        f_x, f_y = self.f(x, y, self.rows(s, "upper"))
+        f_x, f_y = self.f(x, y, self.upper_rows(s))
         inverse = self.c["system_step_size"] * self.c["system_steps"] * np.eye(DIM_Y)
         for i in range(self.truncation(s)):
             hessian = self.g_yy(x, y, self.rows(s, "system", i))
@@ -226,8 +123,8 @@ class Literal:
             else:
                 u = self.g_y(x, y, rows) + (1 - eta) * (u - self.g_y(xs[-2], ys[-2], rows))
                 d = self.estimate(s, x, y) + (1 - eta) * (d - self.estimate(s, xs[-2], ys[-2]))
-            ys.append(y - c["lower_step_size"] * k ** (-1 / 3) * u)
-            xs.append(self.project(x, d, k ** (-1 / 3)))
+            ys.append(y - c["lower_step_size"] * k ** -c["lower_decay"] * u)
+            xs.append(self.project(x, d, k ** -c["upper_decay"]))
         return xs[-1]
 
 
@@ -235,22 +132,22 @@ class Literal:
 @pytest.mark.parametrize(
     ("solver", "rule"),
     [
-        (AidFp, Literal.aid_fp),
-        (AmigoCg, Literal.amigo_cg),
-        (BsgmWs, Literal.bsgm_ws),
-        (Itd, Literal.itd),
-        (Soba, Literal.soba),
-        (Sustain, Literal.sustain),
+        (AidFp, Family.aid_fp),
+        (AmigoCg, Family.amigo_cg),
+        (BsgmWs, Family.bsgm_ws),
+        (Itd, Family.itd),
+        (Soba, Family.soba),
+        (Sustain, Family.sustain),
     ],
 )
 def test_twenty_upper_iterations_equal_a_literal_transcription(
-    solver: type[Solver[Any]], rule: Callable[[Literal, int], np.ndarray], seed: int
+    solver: type[Solver[Any]], rule: Callable[[Family, int], np.ndarray], seed: int
 ) -> None:
     """To 1e-10; the seeds draw batches of 3 to 29 of the 23 examples."""
     config = random_config(solver, 3 * seed)
-    state = _final(solver, [config], seed, 20)
+    state = last_state(solver, [config], seed, 20)
 
-    np.testing.assert_allclose(state.x[0].numpy(), rule(Literal(config, seed), 20), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(state.x[0].numpy(), rule(Family(config, seed), 20), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("solver", FAMILY)
@@ -264,15 +161,16 @@ def test_step_is_pure(solver: type[Solver[Any]], iteration: int) -> None:
     """Two steps from one state agree bit for bit and leave the state as it was, at the first upper
     iteration and after."""
     configs = [random_config(solver, n) for n in range(3)]
-    settled, problem = solver.pack(configs, CPU, F64), _problem()
-    accountant = Accountant(3, 1e9, dict.fromkeys(KINDS, 1.0))
-    oracle = Oracle(problem, Streams(1, LOWER, UPPER, CPU), accountant, problem.initial(0))
+    settled, problem = solver.pack(configs, CPU, F64), crooked()
+    accountant = Accountant(3, 1e9, {})
+    meter = Meter(problem, Streams(1, LOWER, UPPER, CPU), accountant, problem.initial(0))
+    oracle = Oracle.of(meter)
     state = settled.init(oracle)
     for s in range(iteration + 1):
         before, outcomes = state.at(torch.arange(3)), []
-        oracle.begin(s, slice(None))
+        meter.begin(s)
         for _ in range(2):
-            accountant.open(oracle.live, settled.cost(oracle).table(3))
+            accountant.open(meter.live, settled.cost(meter.place).table(3))
             outcomes.append(settled.step(oracle, state))
             accountant.close()
 
@@ -290,10 +188,10 @@ def test_a_ragged_pack_equals_its_trials_alone(solver: type[Solver[Any]]) -> Non
     for n, config in enumerate(configs):
         counts = {"lower_steps": (4, 9, 1, 6)[n], "system_steps": (3, 1, 8, 5)[n], "cross_batches": n + 1}
         config.update({name: counts[name] for name in counts if name in config})
-    together = _final(solver, configs, 7, 6)
+    together = last_state(solver, configs, 7, 6)
 
     for n, config in enumerate(configs):
-        alone = _final(solver, [config], 7, 6)
+        alone = last_state(solver, [config], 7, 6)
         for name in vars(alone):
             torch.testing.assert_close(
                 getattr(together, name)[n], getattr(alone, name)[0], rtol=1e-12, atol=1e-14
@@ -309,11 +207,11 @@ def _hypergradient(state: Any, step_size: float) -> np.ndarray:
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_itd_equals_autograd_through_the_unrolled_steps(steps: int, batch_size: int) -> None:
     config = {"lower_steps": steps, "upper_step_size": 0.1, "lower_step_size": 0.2, "batch_size": batch_size}
-    state = _final(Itd, [config], 3, 1)
-    problem, streams = _problem(), Streams(3, LOWER, UPPER, CPU)
+    state = last_state(Itd, [config], 3, 1)
+    problem, streams = crooked(), Streams(3, LOWER, UPPER, CPU)
     x, y = torch.tensor(X0, requires_grad=True), torch.tensor(Y0, requires_grad=True)
     for i in range(steps):
-        loss = problem.lower_loss(x, y, streams.rows(0, "lower", i, batch_size)).mean()
+        loss = problem.lower_loss(x, y, streams.rows(0, "lower", "lower", i, batch_size)).mean()
         y = y - 0.2 * torch.autograd.grad(loss, y, create_graph=True)[0]
     (expected,) = torch.autograd.grad(problem.upper_loss(x, y, torch.arange(UPPER)).mean(), x)
 
@@ -325,7 +223,7 @@ def test_conjugate_gradients_solve_the_batch_in_dim_y_steps_and_stay_there(steps
     """Long after, when the residual is 0 and the recursion would divide 0 by 0."""
     config: dict[str, Any] = {"lower_steps": 3, "system_steps": steps, "cross_batches": 1, "batch_size": 6}
     config |= {"upper_step_size": 0.1, "lower_step_size": 0.2}
-    state, literal = _final(AmigoCg, [config], 3, 1), Literal(config, 3)
+    state, literal = last_state(AmigoCg, [config], 3, 1), Family(config, 3)
     y = literal.descend(0, X0, Y0)
     exact = np.linalg.solve(literal.g_yy(X0, y, literal.rows(0, "system")), -literal.f(X0, y, slice(None))[1])
 
@@ -342,25 +240,27 @@ def test_aid_fp_is_a_truncated_series_in_the_lower_step_size(steps: int) -> None
         "batch_size": LOWER,
     }
     config |= {"upper_step_size": 0.1, "lower_step_size": 0.2}
-    literal, full = Literal(config, 3), np.arange(LOWER)
+    literal, full = Family(config, 3), np.arange(LOWER)
     y = literal.descend(0, X0, Y0)
     f_x, f_y = literal.f(X0, y, slice(None))
     factor = np.eye(DIM_Y) - 0.2 * literal.g_yy(X0, y, full)
     z = -0.2 * sum(np.linalg.matrix_power(factor, q) for q in range(steps)) @ f_y
 
-    found = _hypergradient(_final(AidFp, [config], 3, 1), 0.1)
+    found = _hypergradient(last_state(AidFp, [config], 3, 1), 0.1)
     np.testing.assert_allclose(found, f_x + literal.g_xy(X0, y, full) @ z, rtol=0, atol=1e-12)
 
 
 def test_sustain_pays_for_one_point_at_first_and_for_two_after() -> None:
     """At the truncation drawn for that upper iteration; the last batch of an epoch is short."""
     config = random_config(Sustain, 0) | {"system_steps": 9, "batch_size": 5, "upper_batch_size": 4}
-    literal, expected = Literal(config, 1), []
+    literal, expected = Family(config, 1), []
     for s in range(8):
-        once = [len(literal.rows(s, phase)) for phase in ("lower", "upper", "cross")]
+        once = [
+            len(rows) for rows in (literal.rows(s, "lower"), literal.upper_rows(s), literal.rows(s, "cross"))
+        ]
         series = sum(len(literal.rows(s, "system", i)) for i in range(literal.truncation(s)))
-        expected.append((1 if s == 0 else 2) * np.array([once[0], once[1], series, once[2]]))
-    ledgers = np.array([ledger[0] for _, ledger in _trajectory(Sustain, [config], 1, 8)])
+        expected.append((1 if s == 0 else 2) * np.array([once[0], once[1], series, once[2], 0]))
+    ledgers = np.array([ledger[0] for _, ledger in trajectory(Sustain, [config], 1, 8)])
 
     assert len({literal.truncation(s) for s in range(8)}) > 2
     np.testing.assert_array_equal(ledgers, np.cumsum(expected, 0))
@@ -390,14 +290,14 @@ class ByExample(Problem):
     def upper_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         return 0.5 * ((y.view(-1, 2) - self.c[rows]) ** 2).sum(1)
 
-    def evaluate(self, x: Tensor) -> dict[str, float]:
+    def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
         return {"x0": float(x[0]), "x1": float(x[1])}
 
 
 def test_bsgm_ws_starts_where_each_example_was_left() -> None:
     """Against a dictionary of y_i, over four epochs of batches of 3, 3 and 1."""
     config: dict[str, Any] = {"lower_steps": 2, "system_steps": 2, "cross_batches": 1, "batch_size": 3}
-    config |= {"upper_step_size": 0.3, "lower_step_size": 0.4, "system_step_size": 0.2}
+    config |= {"upper_step_size": 0.3, "lower_step_size": 0.4, "system_step_size": 0.2, "upper_batch_size": 0}
     problem, streams = ByExample(), Streams(5, 7, 7, CPU)
     problem.setup(None, 0, CPU, F64)
     budget = 4 * 7 * (2 + 2 + 1 + 1)
@@ -405,7 +305,7 @@ def test_bsgm_ws_starts_where_each_example_was_left() -> None:
     (result,) = run_pack(problem, BsgmWs, [config], rules, CPU, F64)
     x, left = np.array([0.5, -0.5]), {i: np.zeros(2) for i in range(7)}
     for s in range(12):
-        rows, h = streams.rows(s, "upper", 0, 3).tolist(), np.zeros(2)
+        rows, h = streams.rows(s, "upper", "epochs", 0, 3).tolist(), np.zeros(2)
         for i in rows:
             curvature = 1 + i / 10
             for _ in range(2):
