@@ -30,17 +30,18 @@ class Cost(NamedTuple):
     value: Tensor | int = 0
 
     def table(self, trials: int) -> np.ndarray:
-        """Shape (5, trials), rows in the order of KINDS. Raises PluginError: not whole, or negative."""
-        table = np.empty((len(KINDS), trials), dtype=np.int64)
-        for row, kind, entry in zip(table, KINDS, self, strict=True):
-            if isinstance(entry, Tensor):
-                if entry.dtype != torch.int64:
-                    raise PluginError(f"cost() declares {kind} as {entry.dtype}; expected int64")
-                row[:] = entry.numpy()
-            elif isinstance(entry, int) and entry <= np.iinfo(np.int64).max:
-                row[:] = entry
-            else:
-                raise PluginError(f"cost() declares {entry!r} {kind} samples; expected an integer below 2^63")
+        """Shape (5, trials), or (5, 1) where it is the same for all; rows in the order of KINDS.
+
+        Raises PluginError: not whole, or negative."""
+        for kind, entry in zip(KINDS, self, strict=True):
+            good = entry.dtype == torch.int64 if isinstance(entry, Tensor) else type(entry) is int
+            if not good or (type(entry) is int and entry >= 2**63):
+                raise PluginError(f"cost() declares {entry!r} {kind} samples; expected integers below 2^63")
+        if any(isinstance(entry, Tensor) for entry in self):
+            entries = [e.numpy() if isinstance(e, Tensor) else e for e in self]
+            table = np.array([np.broadcast_to(entry, trials) for entry in entries], dtype=np.int64)
+        else:
+            table = np.array(self, dtype=np.int64)[:, None]
         if table.min(initial=0) < 0:
             raise PluginError("cost() declares a negative number of samples")
         return table
@@ -72,54 +73,58 @@ class Accountant:
                 "exactly; use prices with fewer decimals"
             )
         self._capacity = capacity
-        self._affordable = capacity // self._prices[:, None]
-        self._used = np.zeros((len(KINDS), trials), dtype=np.int64)
-        self._granted = np.zeros_like(self._used)
+        self._multiplied = _MOST // int(self._prices.sum())  # samples whose price cannot overflow
+        self._granted = np.zeros((len(KINDS), trials), dtype=np.int64)
+        self._left = np.zeros_like(self._granted)
+        self._spent = np.zeros(trials, dtype=np.int64)
 
     @property
     def ledger(self) -> np.ndarray:
         """Samples used, shape (N, 5), columns in the order of KINDS; a copy."""
-        return self._used.T.copy()
+        return np.asarray((self._granted - self._left).T)
 
     @property
     def spent(self) -> np.ndarray:
-        """Priced samples used by each trial, shape (N,)."""
-        return np.asarray(self._prices @ self._used / self._unit)
+        """Priced samples granted to each trial, shape (N,); used, between upper iterations."""
+        return np.asarray(self._spent / self._unit)
 
     def priced(self, declared: np.ndarray) -> np.ndarray:
         """Priced samples of a declaration (5, N), shape (N,), as floating-point numbers."""
         return np.asarray(self._prices.astype(np.float64) @ declared / self._unit)
 
-    def fits(self, trials: np.ndarray, declared: np.ndarray) -> np.ndarray:
-        """Which of `trials` can afford `declared` (shape (5, len(trials)))."""
-        each = np.minimum(declared, self._affordable + 1)  # one more than can ever be paid for, no overflow
-        total = self._prices @ (self._used[:, trials] + each)
-        return np.asarray((total <= self._capacity) & (declared <= self._affordable).all(0))
+    def fits(self, trials: slice | np.ndarray, declared: np.ndarray) -> np.ndarray:
+        """Which of `trials` can afford `declared` (shape (5, number of trials))."""
+        if declared.max(initial=0) <= self._multiplied:
+            return np.asarray(self._spent[trials] + self._prices @ declared <= self._capacity)
+        dear = (declared > self._capacity // self._prices[:, None]).any(0)  # by one kind alone
+        priced = self._prices @ np.where(dear, 0, declared)
+        return np.asarray(~dear & (self._spent[trials] + priced <= self._capacity))
 
-    def open(self, trials: np.ndarray, declared: np.ndarray) -> None:
+    def open(self, trials: slice | np.ndarray, declared: np.ndarray) -> None:
         """Grant one upper iteration."""
-        self._granted[:] = self._used
         self._granted[:, trials] += declared
+        self._left[:, trials] += declared
+        self._spent[trials] += self._prices @ declared
 
     def charge(self, kind: str, trials: slice | np.ndarray, samples: int | np.ndarray) -> None:
-        """Enter samples in the ledgers, a trial listed twice twice; raises PluginError where they were not
-        declared."""
-        column = _COLUMN[kind]
-        after = self._used[column].copy()
+        """Draw samples from what is granted, for a trial listed twice twice; raises PluginError where they
+        were not declared."""
+        if np.min(samples) < 0 if isinstance(samples, np.ndarray) else samples < 0:
+            raise PluginError(f"a charge of {samples} {kind} samples; expected 0 or more")
+        left = self._left[_COLUMN[kind]]
         if isinstance(trials, slice):
-            after[trials] += samples
+            after = left[trials] - samples
         else:
-            np.add.at(after, trials, samples)
-        if np.min(samples, initial=0) < 0:
-            raise PluginError(f"a charge of {np.min(samples)} {kind} samples; expected 0 or more")
-        if (after > self._granted[column]).any():
+            after, listed, trials = left.copy(), trials, slice(None)
+            np.subtract.at(after, listed, samples)
+        if after.min(initial=0) < 0:
             raise PluginError(f"the solver's cost() declares fewer {kind} samples than its step() uses")
-        self._used[column] = after
+        left[trials] = after
 
     def close(self) -> None:
         """End an upper iteration; raises PluginError where less was used than declared."""
-        if (self._granted == self._used).all():
+        if not self._left.any():
             return
-        for kind, samples in zip(KINDS, (self._granted - self._used).max(axis=1), strict=True):
+        for kind, samples in zip(KINDS, self._left.max(axis=1), strict=True):
             if samples:
                 raise PluginError(f"the solver's cost() declares {samples} more {kind} samples than used")

@@ -56,16 +56,19 @@ class Meter:
     def trials(self) -> int:
         return len(self.live)
 
+    @property
+    def running(self) -> slice | np.ndarray:
+        """`live`, as a slice while no trial has ended."""
+        return slice(None) if self.everyone else self.live
+
     def begin(self, iteration: int, keep: slice | Tensor = slice(None)) -> None:
         """The next upper iteration, of the trials that go on."""
         if isinstance(keep, Tensor) or keep != slice(None):
             self.live = self.live[keep if isinstance(keep, slice) else keep.numpy()]
             self.everyone = False
-        size = None
+        self.place = replace(self.place, iteration=iteration)
         if self.problem.by_example:
-            self.place = replace(self.place, iteration=iteration)
-            size = len(self.mini_batch)
-        self.place = replace(self.place, iteration=iteration, mini_batch=size)
+            self.place = replace(self.place, mini_batch=len(self.mini_batch))
         self.system_failed = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
@@ -246,10 +247,11 @@ class Oracle:
         """A system solution; where it is not finite, its start vector, noted as a system fallback.
 
         Costs nothing: what the failed solve used stays charged, and nothing is computed again."""
-        failed = ~torch.isfinite(z.sum(1))
-        if not failed.any():
+        if math.isfinite(float(z.sum())):
             return z
         failed = ~torch.isfinite(z).all(1)
+        if not failed.any():
+            return z
         meter = _METERS[self]
         before = meter.system_failed
         meter.system_failed = failed.cpu() if before is None else before | failed.cpu()

@@ -95,8 +95,9 @@ class _Run:
                     self._curve_grid(self.accountant.priced(declared))
                 if not declared.any(0).all():
                     raise PluginError("the solver's cost() declares no samples: the trial would never end")
-                fits = self.accountant.fits(meter.live, declared)
+                fits = self.accountant.fits(meter.running, declared)
                 if not fits.all():
+                    declared = np.broadcast_to(declared, (len(declared), meter.trials))
                     self._measure(state, ~fits)
                     self._output(state, ~fits)
                     keep = _selection(fits)
@@ -105,11 +106,11 @@ class _Run:
                 if not meter.trials:
                     return
                 begun = time.perf_counter()
-                self.accountant.open(meter.live, declared)
+                self.accountant.open(meter.running, declared)
                 stepped = self._step(solver, state)
                 self.accountant.close()
-                self.seconds[meter.live] += (time.perf_counter() - begun) / meter.trials
-                self.iterations[meter.live] += 1
+                self.seconds[meter.running] += (time.perf_counter() - begun) / meter.trials
+                self.iterations[meter.running] += 1
                 good = self._diverged(state, stepped)
                 iteration += 1
                 state = stepped
@@ -160,11 +161,10 @@ class _Run:
 
     def _diverged(self, before: State, after: State) -> np.ndarray:
         """Which trials go on; the others are recorded as diverged, with the reason."""
-        good = after.finite()
         fallen = self.meter.system_failed
-        if fallen is None and good.all():
+        if fallen is None and after.all_finite():
             return np.ones(self.meter.trials, dtype=bool)
-        ending = ~good.cpu().numpy()
+        ending = ~after.finite().cpu().numpy()
         reasons = {int(n): after.not_finite(int(n)) for n in np.flatnonzero(ending)}
         if fallen is not None:
             self.fallbacks[self.meter.live[fallen.numpy()]] += 1
@@ -193,17 +193,17 @@ class _Run:
     def _curve_grid(self, first: np.ndarray) -> None:
         """Points of the budget for each trial, shape (N, curves), from its first upper iteration on."""
         if self.rules.curves:
-            first = np.minimum(first, self.rules.budget)[:, None]
+            first = np.minimum(first, self.rules.budget)[:, None] * np.ones((len(self.results), 1))
             self.grid = first * (self.rules.budget / first) ** np.linspace(0, 1, self.rules.curves)
             self.next_point = self.grid[:, 0]
 
     def _measure_due(self, state: State) -> None:
         """A point of the curve of the running trials that have passed one of their grid since the last."""
-        live, spent = self.meter.live, self.accountant.spent
-        due = self.next_point[live] <= spent[live]
+        running, spent = self.meter.running, self.accountant.spent
+        due = self.next_point[running] <= spent[running]
         if due.any():
             self._measure(state, due)
-            for n in live[due]:
+            for n in self.meter.live[due]:
                 passed = int((self.grid[n] <= spent[n]).sum())
                 self.next_point[n] = self.grid[n, passed] if passed < self.rules.curves else np.inf
 
@@ -261,7 +261,8 @@ def first_cost(
     """Declared samples of each configuration's first upper iteration, shape (N,)."""
     packed = solver.pack(configs, torch.device("cpu"), torch.float64)
     place = first_place(problem, seed, packed.size_of("lower"))
-    return np.asarray(packed.cost(place).table(len(configs)).sum(0, dtype=np.float64))
+    samples = packed.cost(place).table(len(configs)).sum(0, dtype=np.float64)
+    return np.broadcast_to(samples, len(configs))
 
 
 def run_pack(

@@ -8,6 +8,7 @@ carry a leading trial axis, so a solver is plain linear algebra, the same for on
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
@@ -37,12 +38,13 @@ class State:
         """The state of some of the trials."""
         return type(self)(**{name: value[trials] for name, value in vars(self).items()})
 
+    def all_finite(self) -> bool:
+        """Whether every number of every trial is finite; an overflow of their sum may say no."""
+        sums = [value.sum() for value in vars(self).values()]
+        return math.isfinite(float(torch.stack(sums).sum()))
+
     def finite(self) -> Tensor:
         """Which trials hold finite numbers only, shape (N,)."""
-        sums = torch.stack([value.flatten(1).sum(1) for value in vars(self).values()])
-        good = torch.isfinite(sums)
-        if good.all():
-            return good[0]
         return torch.stack([torch.isfinite(value.flatten(1)).all(1) for value in vars(self).values()]).all(0)
 
     def not_finite(self, trial: int) -> str:
