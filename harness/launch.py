@@ -93,6 +93,8 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
     workers = execution.workers_on(context.device)
     space_file = find_space(context.problem, search.space)
     solvers = {name: plugins.solver(name) for name in _names(search.solvers, space_file, plugins)}
+    for solver in solvers.values():
+        require_defined(solver, plugins.problem(context.problem))
     spec = make_spec(context, search, plugins.problem(context.problem), solvers, space_file)
     problem = set_up(plugins, context)
     for solver in solvers.values():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness.errors import HarnessError, nearest
-from harness.params import Parameter, parameters
+from harness.params import MOST_STEPS, Parameter, parameters
 from harness.plugins import PLUGIN_KINDS, Plugin, Plugins
+from harness.solver import Needs
 
 
 def print_list(files: Sequence[Path]) -> None:
@@ -23,7 +25,47 @@ def print_list(files: Sequence[Path]) -> None:
             table.add_row(kind, Text(name), Text(f"{_summary(plugin)}\n{plugin.origin}"))
     for file, why in plugins.broken.items():
         table.add_row("?", "", Text(f"error: {why}\n{file}"))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(_what_runs_where(plugins))
+
+
+def _what_runs_where(plugins: Plugins) -> Table:
+    """Solvers by problems; what depends on the data is said in the last column."""
+    problems = {
+        name: found for name in plugins.names("problem") if (found := _loaded(plugins, "problem", name))
+    }
+    table = Table(box=None, header_style="bold", title="what runs where", title_justify="left")
+    table.add_column("solver", no_wrap=True)
+    for name in problems:
+        table.add_column(name.replace("_", " "), justify="center", overflow="fold")
+    table.add_column("where")
+    for name in plugins.names("solver"):
+        solver = _loaded(plugins, "solver", name)
+        if solver is not None:
+            unmet = [solver.needs.unmet(problem) for problem in problems.values()]
+            marks = ["–" if why else "•" for why in unmet]
+            table.add_row(Text(name), *marks, Text(_needs(solver.needs)))
+    return table
+
+
+def _loaded(plugins: Plugins, kind: str, name: str) -> Any:
+    """A plug-in's class; None where it cannot be imported, which the list above says."""
+    try:
+        return plugins.get(kind, name).load()
+    except HarnessError:
+        return None
+
+
+def _needs(needs: Needs) -> str:
+    words = []
+    if needs.loss:
+        words.append("the lower level is a loss, not a map")
+    if needs.one_lower_problem:
+        words.append("one lower problem for all examples")
+    if needs.dim_y is not None:
+        words.append(f"at most {needs.dim_y} lower variables")
+    return "; ".join(words)
 
 
 def _table(*heads: str) -> Table:
@@ -58,9 +100,10 @@ def print_plugin(name: str, files: Sequence[Path]) -> None:
             cells = (parameter_name, parameter.symbol, default, _meaning(parameter))
             table.add_row(*map(Text, cells))
         console = Console()
-        console.print(
-            Text(f"{kind} {name}: {loaded.label}\nreference: {loaded.reference}\nfile: {plugin.origin}")
-        )
+        lines = [f"{kind} {name}: {loaded.label}", f"reference: {loaded.reference}", f"file: {plugin.origin}"]
+        if kind == "solver":
+            lines.insert(2, f"defined where: {_needs(loaded.needs) or 'everywhere'}")
+        console.print(Text("\n".join(lines)))
         console.print(table)
 
 
@@ -70,4 +113,6 @@ def _meaning(parameter: Parameter) -> str:
         words.append(f"one of {', '.join(map(str, parameter.choices))}")
     if parameter.low is not None:
         words.append(f"at least {parameter.low:g}")
+    if parameter.high is not None and parameter.high < MOST_STEPS:
+        words.append(f"at most {parameter.high:g}")
     return "; ".join(words)

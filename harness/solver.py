@@ -68,19 +68,16 @@ class Needs:
     one_lower_problem: bool = False
     dim_y: int | None = None
 
-    def unmet_by(self, problem: type[Problem]) -> str:
-        """What a problem lacks that can be told before its data are read; empty: nothing."""
+    def unmet(self, problem: Problem | type[Problem]) -> str:
+        """What a problem lacks, or a problem's class as far as can be told before its data are read; empty:
+        nothing."""
         if self.loss and problem.is_map():
             return "its lower level is a fixed-point map, not a loss"
         if self.one_lower_problem and problem.by_example:
             return "its lower level falls apart by example"
-        return ""
-
-    def unmet(self, problem: Problem) -> str:
-        """What a problem that is set up lacks; empty: nothing."""
-        if self.dim_y is not None and problem.dim_y > self.dim_y:
+        if self.dim_y is not None and isinstance(problem, Problem) and problem.dim_y > self.dim_y:
             return f"its lower level has {problem.dim_y} variables, more than {self.dim_y}"
-        return self.unmet_by(type(problem))
+        return ""
 
 
 class Held(NamedTuple):
@@ -150,7 +147,7 @@ class Solver(ABC, Generic[S]):
         return type(self)(**chosen)
 
 
-def require_defined(solver: type[Solver[Any]], problem: Problem) -> None:
+def require_defined(solver: type[Solver[Any]], problem: Problem | type[Problem]) -> None:
     """Raises HarnessError where a problem lacks what a solver needs."""
     unmet = solver.needs.unmet(problem)
     if unmet:

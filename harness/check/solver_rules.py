@@ -223,7 +223,7 @@ def _names(fields: set[str]) -> str:
 
 def by_example(solver: type[Solver[Any]], packs: int) -> str:
     """Where y belongs to a mini-batch, of which the last of an epoch is short."""
-    unmet = solver.needs.unmet_by(CountingByExample)
+    unmet = solver.needs.unmet(CountingByExample)
     if unmet:
         return f"not defined there, as declared: {unmet}"
     said = ledger(solver, packs, CountingByExample)
