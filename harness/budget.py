@@ -32,7 +32,7 @@ class Cost(NamedTuple):
     def table(self, trials: int) -> np.ndarray:
         """Shape (5, trials), or (5, 1) where it is the same for all; rows in the order of KINDS.
 
-        Raises PluginError: not whole, or negative."""
+        Raises PluginError: not whole, negative, or nothing at all."""
         for kind, entry in zip(KINDS, self, strict=True):
             good = entry.dtype == torch.int64 if isinstance(entry, Tensor) else type(entry) is int
             if not good or (type(entry) is int and entry >= 2**63):
@@ -42,8 +42,10 @@ class Cost(NamedTuple):
             table = np.array([np.broadcast_to(entry, trials) for entry in entries], dtype=np.int64)
         else:
             table = np.array(self, dtype=np.int64)[:, None]
-        if table.min(initial=0) < 0:
+        if table.min() < 0:
             raise PluginError("cost() declares a negative number of samples")
+        if not table.any(0).all():
+            raise PluginError("the solver's cost() declares no samples: the trial would never end")
         return table
 
 
@@ -94,7 +96,7 @@ class Accountant:
 
     def fits(self, trials: slice | np.ndarray, declared: np.ndarray) -> np.ndarray:
         """Which of `trials` can afford `declared` (shape (5, number of trials))."""
-        if declared.max(initial=0) <= self._multiplied:
+        if declared.max() <= self._multiplied:
             return np.asarray(self._spent[trials] + self._prices @ declared <= self._capacity)
         dear = (declared > self._capacity // self._prices[:, None]).any(0)  # by one kind alone
         priced = self._prices @ np.where(dear, 0, declared)
@@ -113,13 +115,12 @@ class Accountant:
             raise PluginError(f"a charge of {samples} {kind} samples; expected 0 or more")
         left = self._left[_COLUMN[kind]]
         if isinstance(trials, slice):
-            after = left[trials] - samples
+            left[trials] -= samples
         else:
-            after, listed, trials = left.copy(), trials, slice(None)
-            np.subtract.at(after, listed, samples)
-        if after.min(initial=0) < 0:
+            np.subtract.at(left, trials, samples)
+        if left.min() < 0:
+            np.add.at(left, trials, samples)
             raise PluginError(f"the solver's cost() declares fewer {kind} samples than its step() uses")
-        left[trials] = after
 
     def close(self) -> None:
         """End an upper iteration; raises PluginError where less was used than declared."""

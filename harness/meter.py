@@ -51,6 +51,7 @@ class Meter:
         self.system_failed: Tensor | None = None
         self.trespass = ""
         self._closed = False
+        self._met: dict[Level, tuple[Any, Batch]] = {}  # the last batch of each level: single loops reuse it
 
     @property
     def trials(self) -> int:
@@ -70,6 +71,7 @@ class Meter:
         if self.problem.by_example:
             self.place = replace(self.place, mini_batch=len(self.mini_batch))
         self.system_failed = None
+        self._met.clear()
 
     @property
     def mini_batch(self) -> Tensor:
@@ -81,6 +83,7 @@ class Meter:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Notice whatever of the problem is called while a solver is at work, but by this meter."""
+        own = {name: value for name, value in vars(self.problem).items() if name in WATCHED}
         for name in WATCHED:
             setattr(self.problem, name, self._watched(name, getattr(self.problem, name)))
         try:
@@ -88,6 +91,7 @@ class Meter:
         finally:
             for name in WATCHED:
                 delattr(self.problem, name)
+            vars(self.problem).update(own)
 
     def _watched(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -127,29 +131,33 @@ class Meter:
         trials that the batch serves."""
         if batch.level != level:
             raise PluginError(f"a batch of {batch.level} examples for a derivative of the {level} level")
-        trials = batch.trials
-        if isinstance(trials, Tensor) and trials.dtype != torch.int64:
-            raise PluginError(f"a batch for trials {trials.dtype}; expected their positions, int64")
-        served = len(range(*trials.indices(self.trials))) if isinstance(trials, slice) else len(trials)
+        trials: slice | np.ndarray
+        if isinstance(batch.trials, slice):
+            trials = batch.trials
+            served = len(range(*trials.indices(self.trials)))
+        elif batch.trials.dtype == torch.int64:
+            trials = batch.trials.numpy()
+            served = len(trials)
+        else:
+            raise PluginError(f"a batch for trials {batch.trials.dtype}; expected their positions, int64")
         x, *others = variables
-        own = [self._own("x", x, served, self.problem.dim_x)]
-        width = self.problem.dim_y * (self.place.mini_batch or 1)
-        own += [self._own("y or a vector like y", value, served, width) for value in others]
+        own = [self._own("x", x, (served, self.problem.dim_x))]
+        shape = served, self.problem.dim_y * (self.place.mini_batch or 1)
+        own += [self._own("y or a vector like y", value, shape) for value in others]
         examples, drawn = self._examples(batch, served)
-        live: slice | np.ndarray = trials if isinstance(trials, slice) else trials.numpy()
-        self.accountant.charge(kind, live if self.everyone else self.live[live], times * drawn)
+        self.accountant.charge(kind, trials if self.everyone else self.live[trials], times * drawn)
         closed, self._closed = self._closed, False
         try:
             return method(*own, examples)
         finally:
             self._closed = closed
 
-    def _own(self, name: str, value: Tensor, rows: int, width: int) -> Tensor:
+    def _own(self, name: str, value: Tensor, shape: tuple[int, int]) -> Tensor:
         """A variable that one derivative can be taken at and no more: neither more rows than trials, nor a
         tensor through which others would follow for nothing (batched, dual or complex numbers, a graph)."""
-        if type(value) is not Tensor or value.size() != (rows, width):
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise PluginError(f"{name} is {shape}; expected {(rows, width)}: one row for each trial served")
+        if type(value) is not Tensor or value.size() != shape:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise PluginError(f"{name} is {found}; expected {shape}: one row for each trial served")
         if value.dtype != self.start[0].dtype:
             raise PluginError(f"{name} is {value.dtype}; expected {self.start[0].dtype}")
         try:
@@ -165,36 +173,44 @@ class Meter:
 
     def _examples(self, batch: MiniBatch, served: int) -> tuple[Batch, int | np.ndarray]:
         """The examples at a place, and how many samples they are for each trial served."""
-        level, place = batch.level, self.place
-        worth = place.lower_worth if level == "lower" else place.upper_worth
-        if self.problem.by_example:
-            rows = self.mini_batch
+        key = (batch.phase, batch.size, batch.step, batch.nest)
+        kept = self._met.get(batch.level)
+        if kept is not None and kept[0] == key:
+            examples = kept[1]
         else:
-            if batch.phase in THROUGH and batch.step:
-                raise PluginError(
-                    f'the phase "{batch.phase}" has one batch in an upper iteration, but step {batch.step} '
-                    "was asked for; give the phase a name of your own"
-                )
-            rows = self.streams.rows(place.iteration, level, batch.phase, batch.step, batch.size, batch.nest)
-        full = len(rows) == self.streams.examples[level]
+            rows = self._rows(batch)
+            examples = Batch(rows, full=len(rows) == self.streams.examples[batch.level])
+            self._met[batch.level] = key, examples
+        worth = self.place.lower_worth if batch.level == "lower" else self.place.upper_worth
         if batch.number is None:
-            return Batch(rows, full=full), len(rows) * worth
+            return examples, len(examples.rows) * worth
         if batch.number.shape != (served,) or not (batch.number >= 1).all():
             raise PluginError(f"a number of batches for each of {served} trials, 1 or more, was expected")
-        drawn = place.lower_samples(batch.number, batch.size)
+        drawn = self.place.lower_samples(batch.number, batch.size)
         assert isinstance(drawn, Tensor)
-        return self._several(batch, rows, full), drawn.numpy()
+        return self._several(batch, examples), drawn.numpy()
 
-    def _several(self, batch: MiniBatch, first: Tensor, full: bool) -> Batch:
+    def _rows(self, batch: MiniBatch) -> Tensor:
+        if self.problem.by_example:
+            return self.mini_batch
+        if batch.phase in THROUGH and batch.step:
+            raise PluginError(
+                f'the phase "{batch.phase}" has one batch in an upper iteration, but step {batch.step} '
+                "was asked for; give the phase a name of your own"
+            )
+        place = (batch.level, batch.phase, batch.step, batch.size, batch.nest)
+        return self.streams.rows(self.place.iteration, *place)
+
+    def _several(self, batch: MiniBatch, first: Batch) -> Batch:
         """The first batches of a stream as one: a row drawn several times is computed once, with its
         count."""
         assert batch.number is not None
         steps = batch.number.tolist()
         if set(steps) == {1}:
-            return Batch(first, full=full)
-        if full or self.problem.by_example:
-            counts = torch.tensor(steps, device=first.device).unsqueeze(1).expand(-1, len(first))
-            return Batch(first, counts, full)
+            return first
+        if first.full or self.problem.by_example:
+            counts = torch.tensor(steps, device=first.rows.device).unsqueeze(1).expand(-1, len(first.rows))
+            return Batch(first.rows, counts, first.full)
         counts = self.streams.counts(self.place.iteration, batch.phase, steps, batch.size)
         rows = counts.any(0).nonzero().squeeze(1)
         return Batch(rows, counts[:, rows], full=len(rows) == counts.shape[1])

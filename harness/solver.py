@@ -40,8 +40,7 @@ class State:
 
     def all_finite(self) -> bool:
         """Whether every number of every trial is finite; an overflow of their sum may say no."""
-        sums = [value.sum() for value in vars(self).values()]
-        return math.isfinite(float(torch.stack(sums).sum()))
+        return math.isfinite(sum(float(value.sum()) for value in vars(self).values()))
 
     def finite(self) -> Tensor:
         """Which trials hold finite numbers only, shape (N,)."""
