@@ -1,8 +1,8 @@
-"""What the engine itself costs in an upper iteration of a single-loop method (SOBA), apart from its derivatives.
+"""What the engine costs in an upper iteration of a single-loop method (SOBA), apart from its derivatives.
 
 Three parts of the time of one upper iteration of a pack: the problem's derivatives, timed inside them; the
-step's own arithmetic, which is the step on an oracle that answers at once and charges nothing; and the engine,
-which is the rest: mini-batches, charging, state checks, curves.
+step's own arithmetic, which is the step on an oracle that answers at once and charges nothing; and the
+engine, which is the rest: mini-batches, charging, state checks, curves.
 """
 
 import time
