@@ -16,13 +16,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from harness.budget import Cost
+from harness.api import (
+    Batch,
+    Cost,
+    Metric,
+    MiniBatch,
+    Oracle,
+    Place,
+    Problem,
+    Solver,
+    State,
+    count,
+    real,
+    shared,
+)
 from harness.check import fresh_process, judged, problem_checks, solver_checks
 from harness.check.verdict import Checks, Verdict
-from harness.oracle import Oracle
-from harness.params import count, real, shared
-from harness.problem import Batch, Metric, Problem
-from harness.solver import Solver, State
+from harness.oracle import _METERS  # noqa: F401 - a mistake names it
 
 # --- right plug-ins
 
@@ -49,12 +59,12 @@ class RightSolver(Solver[RightState]):
     system_step_size: Tensor = real("step size of z")
     batch_size: int = shared("examples per batch", default=9)
 
-    def cost(self, oracle: Oracle) -> Cost:
+    def cost(self, place: Place) -> Cost:
         return Cost(
-            lower_gradient=oracle.lower_samples(self.lower_steps, self.batch_size),
-            upper_gradient=oracle.upper_samples(),
-            hessian_vector=oracle.lower_samples(self.system_steps, self.batch_size),
-            cross=oracle.lower_samples(self.cross_batches, self.batch_size),
+            lower_gradient=place.lower_samples(self.lower_steps, self.batch_size),
+            upper_gradient=place.upper_samples(None),
+            hessian_vector=place.lower_samples(self.system_steps, self.batch_size),
+            cross=place.lower_samples(self.cross_batches, self.batch_size),
         )
 
     def init(self, oracle: Oracle) -> RightState:
@@ -63,17 +73,17 @@ class RightSolver(Solver[RightState]):
     def step(self, oracle: Oracle, state: RightState) -> RightState:
         x, size, alpha = state.x, self.batch_size, self.upper_step_size
 
-        def lower(batch: Batch, y: Tensor, x: Tensor, eta: Tensor) -> Tensor:
+        def lower(batch: MiniBatch, y: Tensor, x: Tensor, eta: Tensor) -> Tensor:
             return y - eta * oracle.lower_gradient(x, y, batch)
 
-        def system(batch: Batch, z: Tensor, x: Tensor, y: Tensor, f_y: Tensor, mu: Tensor) -> Tensor:
+        def system(batch: MiniBatch, z: Tensor, x: Tensor, y: Tensor, f_y: Tensor, mu: Tensor) -> Tensor:
             return z - mu * (oracle.hessian_vector(x, y, z, batch) + f_y)
 
         eta, mu = self.lower_step_size, self.system_step_size
         y = oracle.loop("lower", self.lower_steps, lower, state.y, x, eta, batch_size=size)
         f_x, f_y = oracle.upper_gradient(x, y)
         z = oracle.loop("system", self.system_steps, system, state.z, x, y, f_y, mu, batch_size=size)
-        h = f_x + oracle.cross(x, y, z, oracle.batches("cross", self.cross_batches, size))
+        h = f_x + oracle.cross(x, y, z, oracle.lower_batches("cross", self.cross_batches, size))
         return RightState(x=oracle.projected_step(x, h, alpha), y=y, z=z)
 
 
@@ -91,13 +101,13 @@ class RightRandomised(Solver[State]):
     system_step_size: Tensor = real("step size of the series")
     batch_size: int = shared("examples per batch", default=9)
 
-    def length(self, oracle: Oracle) -> Tensor:
-        return (oracle.uniform("length") * self.system_steps.double()).long()
+    def length(self, place: Place) -> Tensor:
+        return (place.uniform("length") * self.system_steps.double()).long()
 
-    def cost(self, oracle: Oracle) -> Cost:
-        once = oracle.lower_samples(1, self.batch_size)
-        series = oracle.lower_samples(self.length(oracle), self.batch_size)
-        return Cost(once, oracle.upper_samples(), series, once)
+    def cost(self, place: Place) -> Cost:
+        once = place.lower_samples(1, self.batch_size)
+        series = place.lower_samples(self.length(place), self.batch_size)
+        return Cost(once, place.upper_samples(None), series, once)
 
     def init(self, oracle: Oracle) -> State:
         return State(x=oracle.x0, y=oracle.y0)
@@ -105,14 +115,15 @@ class RightRandomised(Solver[State]):
     def step(self, oracle: Oracle, state: State) -> State:
         x, size, mu = state.x, self.batch_size, self.system_step_size
 
-        def factor(batch: Batch, z: Tensor, x: Tensor, y: Tensor, mu: Tensor) -> Tensor:
+        def factor(batch: MiniBatch, z: Tensor, x: Tensor, y: Tensor, mu: Tensor) -> Tensor:
             return z - mu * oracle.hessian_vector(x, y, z, batch)
 
-        y = state.y - self.lower_step_size * oracle.lower_gradient(x, state.y, oracle.batch("lower", size))
+        g_y = oracle.lower_gradient(x, state.y, oracle.lower_batch("lower", size))
+        y = state.y - self.lower_step_size * g_y
         f_x, f_y = oracle.upper_gradient(x, y)
         z = -mu * self.system_steps.unsqueeze(1) * f_y
-        z = oracle.loop("system", self.length(oracle), factor, z, x, y, mu, batch_size=size)
-        h = f_x + oracle.cross(x, y, z, oracle.batch("cross", size))
+        z = oracle.loop("system", self.length(oracle.place), factor, z, x, y, mu, batch_size=size)
+        h = f_x + oracle.cross(x, y, z, oracle.lower_batch("cross", size))
         return State(x=oracle.projected_step(x, h, self.upper_step_size), y=y)
 
 
@@ -172,10 +183,10 @@ class RightProblem(Problem):
     def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
         return self.project(x - step_size * direction)
 
-    def evaluate(self, x: Tensor) -> dict[str, float]:
-        return self.evaluate_pack(x.unsqueeze(0))[0]
+    def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        return self.evaluate_pack(x.unsqueeze(0), y.unsqueeze(0))[0]
 
-    def evaluate_pack(self, x: Tensor) -> list[dict[str, float]]:
+    def evaluate_pack(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         losses = ((x @ self._m.T) @ self._a[29:].T - self._b[29:]).square().mean(1) / 2
         norms = torch.linalg.vector_norm(x, dim=1)
         return [{"loss": float(a), "norm": float(b)} for a, b in zip(losses, norms, strict=True)]
@@ -220,7 +231,7 @@ class RightMap(Problem):
     def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         return -(self._slope(x, y, batch) * v) @ self._u
 
-    def evaluate(self, x: Tensor) -> dict[str, float]:
+    def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
         return {"loss": float(x @ x)}
 
 
@@ -268,22 +279,22 @@ SOLVER_MISTAKES = [
             ("step of x of a fixed length", "convergence", _STEP,
              _STEP.replace("alpha", "alpha / h.norm(dim=1, keepdim=True)")),
             ("mini-batch gradients as if summed", "mini-batches", "y - eta *",
-             "y - eta * 23 / len(batch.rows) *"),
+             "y - eta * 23 / batch.size *"),
             ("upper step twice as long", "upper step", _STEP, _STEP.replace("alpha", "2 * alpha")),
             ("projection forgotten", "feasibility", _STEP, "x - alpha * h"),
             ("a batch missing in the declared cost", "ledger", "self.system_steps, self.batch",
              "self.system_steps - 1, self.batch"),
             ("a batch too many in the declared cost", "ledger", "self.cross_batches, self.batch",
              "self.cross_batches + 1, self.batch"),
-            ("upper gradient not declared", "ledger", "oracle.upper_samples()", "0"),
+            ("upper gradient not declared", "ledger", "place.upper_samples(None)", "0"),
             ("samples declared as another kind", "ledger", "hessian_vector=", "HERE=", "cross=",
              "hessian_vector=", "HERE=", "cross="),
             ("full lower batches declared, short last ones", "ledger",
-             "oracle.lower_samples(self.lower_steps, self.batch_size)", "self.lower_steps * self.batch_size"),
+             "place.lower_samples(self.lower_steps, self.batch_size)", "self.lower_steps * self.batch_size"),
             ("one lower step fewer than declared", "ledger", '"lower", self.lower_steps',
              '"lower", self.lower_steps - 1'),
-            ("upper gradient past the oracle", "ledger", "oracle.upper_samples()", "0", _UPPER,
-             _UPPER.replace("oracle.", "oracle._problem.").replace("y)", 'y, oracle.batch("upper"))')),
+            ("upper gradient past the oracle", "ledger", "place.upper_samples(None)", "0", _UPPER,
+             "f_x, f_y = _METERS[oracle].problem.upper_gradient(x, y, Batch(torch.arange(11)))"),
             ("mean over the pack in the direction", "pack", _STEP,
              _STEP.replace("h,", "h.mean(0).expand_as(h),")),
             ("step size of the pack's first trial", "pack", _STEP, _STEP.replace("alpha", "alpha[:1]")),
@@ -324,7 +335,7 @@ PROBLEM_MISTAKES = [
              "(len(batch.rows) * " + _SHARE.replace(" @ a +", ") @ a +")),
             ("batch rows ignored, always the full gradient", "lower gradient",
              "a, b = self._a[batch.rows], self._b[batch.rows]",
-             "a, b, batch = self._a[:29], self._b[:29], Batch(torch.arange(29), slice(None))"),
+             "a, b, batch = self._a[:29], self._b[:29], Batch(torch.arange(29))"),
             ("wrong sign of d_y f", "upper gradient", "x / 10, (self", "x / 10, -(self"),
             ("d_x f forgotten", "upper gradient", "return x / 10,", "return 0 * x,"),
             ("upper examples from the lower set", "upper gradient", "self._a[29 + batch.rows], self",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness.check import CountingQuadratic, ExactQuartic, fresh_process, judged, problem_checks
+from harness.check import Counting, CountingByExample, ExactQuartic, fresh_process, judged, problem_checks
 from harness.cli import main
 from harness.plugins import Plugins
 from tests.harness.planted import PROBLEM_MISTAKES, Mistake, checks_of
@@ -30,7 +30,7 @@ def test_every_registered_problem_passes(name: str, options: dict[str, Any]) -> 
     assert not failed, "\n".join(map(str, failed))
 
 
-@pytest.mark.parametrize("problem", [CountingQuadratic, ExactQuartic])
+@pytest.mark.parametrize("problem", [Counting, CountingByExample, ExactQuartic])
 def test_the_problems_of_the_solver_checks_pass(problem: type) -> None:
     assert all(verdict.holds for verdict in judged(problem_checks(problem, None)))
 
