@@ -3,7 +3,9 @@
 python -m tests.harness.planted > docs/results/planted_mistakes.md
 """
 
+import contextlib  # noqa: F401 - a mistake names it
 import dataclasses
+import gc
 import inspect
 import os  # noqa: F401 - a mistake names it
 import sys
@@ -30,7 +32,15 @@ from harness.api import (
     real,
     shared,
 )
-from harness.check import fresh_process, judged, problem_checks, solver_checks
+from harness.budget import Accountant  # noqa: F401 - a mistake names it
+from harness.check import (
+    Counting,  # noqa: F401 - a mistake names it
+    ExactQuartic,  # noqa: F401 - a mistake names it
+    fresh_process,
+    judged,
+    problem_checks,
+    solver_checks,
+)
 from harness.check.verdict import Checks, Verdict
 from harness.oracle import _METERS  # noqa: F401 - a mistake names it
 
@@ -255,6 +265,11 @@ def _edits(base: str, table: Sequence[tuple[str, ...]]) -> list[Mistake]:
     ]
 
 
+def _found(*kinds: type) -> Any:
+    """The object of these classes that the running trial uses: the last one made."""
+    return [value for value in gc.get_objects() if type(value) in kinds][-1]
+
+
 _UPPER = "f_x, f_y = oracle.upper_gradient(x, y)"
 _STEP = "oracle.projected_step(x, h, alpha)"
 _LOOP = "y = oracle.loop("
@@ -295,6 +310,46 @@ SOLVER_MISTAKES = [
              '"lower", self.lower_steps - 1'),
             ("upper gradient past the oracle", "ledger", "place.upper_samples(None)", "0", _UPPER,
              "f_x, f_y = _METERS[oracle].problem.upper_gradient(x, y, Batch(torch.arange(11)))"),
+            ("two points of a trial in one call", "ledger", "oracle.lower_gradient(x, y, batch)",
+             "oracle.lower_gradient(torch.cat([x, x]), torch.cat([y, y]), batch)[:len(y)]"),
+            ("two products as one complex one", "ledger", "oracle.hessian_vector(x, y, z, batch)",
+             "oracle.hessian_vector(x, y, torch.complex(z, z), batch).real"),
+            ("products by vmap", "ledger", "oracle.hessian_vector(x, y, z, batch)",
+             "torch.func.vmap(lambda v: oracle.hessian_vector(x, y, v, batch))(z.unsqueeze(0))[0]"),
+            ("a product by differentiating a gradient", "ledger", "oracle.hessian_vector(x, y, z, batch)",
+             "torch.func.jvp(lambda y: oracle.lower_gradient(x, y, batch), (y,), (z,))[1]"),
+            ("a product from a gradient's graph", "ledger", "oracle.hessian_vector(x, y, z, batch)",
+             "torch.autograd.grad(oracle.lower_gradient(x, w := y.clone().requires_grad_(), batch),"
+             " w, z)[0]"),
+            ("a batch for nobody", "ledger", "oracle.lower_gradient(x, y, batch)",
+             "oracle.lower_gradient(x, y, dataclasses.replace(batch, trials=slice(0, 0)))"),
+            ("a mask in place of positions", "ledger", "oracle.lower_gradient(x, y, batch)",
+             "oracle.lower_gradient(x, y, dataclasses.replace(batch, trials=torch.zeros(len(x)).bool()))"),
+            ("a negative number of batches", "ledger", "oracle.lower_gradient(x, y, batch)",
+             "oracle.lower_gradient(x, y, dataclasses.replace(batch, number=-torch.ones(len(x)).long()))"),
+            ("all examples for the price of a batch", "ledger", "oracle.lower_gradient(x, y, batch)",
+             "oracle.lower_gradient(x, y, dataclasses.replace(batch, size=None))"),
+            ("upper examples for a lower derivative", "ledger", "oracle.lower_gradient(x, y, batch)",
+             "oracle.lower_gradient(x, y, oracle.upper_batch())"),
+            ("more steps than declared", "ledger", '"lower", self.lower_steps', '"lower", self.lower_steps + 1'),
+            ("the problem found among all objects", "ledger", _UPPER,
+             "f_x, f_y = _found(Counting, ExactQuartic).upper_gradient(x, y, Batch(torch.arange(11)))"),
+            ("its loss, the error caught", "ledger", _UPPER, _UPPER
+             + "\n        with contextlib.suppress(Exception):"
+             "\n            _found(Counting, ExactQuartic).lower_loss(x[0], y[0], torch.arange(9))"),
+            ("its evaluation", "ledger", _UPPER, _UPPER
+             + "\n        _found(Counting, ExactQuartic).evaluate(x[0], y[0])"),
+            ("a copy of the problem", "ledger", _UPPER, _UPPER + "\n        copy = Counting()"
+             "\n        copy.setup(None, 0, torch.device('cpu'), torch.float64)"
+             "\n        copy.lower_loss(x[0], y[0], torch.arange(9))"),
+            ("the meter switched off", "ledger", _UPPER, "_METERS[oracle]._closed = False"
+             "\n        f_x, f_y = _METERS[oracle].problem.upper_gradient(x, y, Batch(torch.arange(11)))"
+             "\n        oracle.upper_gradient(x, y)"),
+            ("the ledger wiped", "ledger", _UPPER, _UPPER
+             + "\n        _found(Accountant)._granted -= _found(Accountant)._granted // 2"),
+            ("a second step of an epoch-wise stream", "ledger", _UPPER,
+             "f_x, f_y = oracle.upper_gradient(x, y, oracle.upper_batch('epochs', None, 1))"),
+            ("a field left over from another mini-batch", "by example", '("y", "z")', '("y",)'),
             ("mean over the pack in the direction", "pack", _STEP,
              _STEP.replace("h,", "h.mean(0).expand_as(h),")),
             ("step size of the pack's first trial", "pack", _STEP, _STEP.replace("alpha", "alpha[:1]")),
