@@ -88,7 +88,7 @@ class _Run:
             self._remember(state)
             self._measure(state, np.ones(meter.trials, dtype=bool))
             iteration = 0
-            while True:
+            while meter.trials:
                 declared = meter.at_work(solver.cost, meter.place).table(meter.trials)
                 if iteration == 0:
                     self._curve_grid(self.accountant.priced(declared))
@@ -100,8 +100,8 @@ class _Run:
                     keep = _selection(fits)
                     solver, state, declared = solver.at(keep), state.at(keep), declared[:, fits]
                     meter.begin(iteration, keep)
-                if not meter.trials:
-                    return
+                    if not meter.trials:
+                        return
                 begun = time.perf_counter()
                 self.accountant.open(meter.running, declared)
                 stepped = self._step(solver, state)

@@ -331,7 +331,8 @@ SOLVER_MISTAKES = [
              "oracle.lower_gradient(x, y, dataclasses.replace(batch, size=None))"),
             ("upper examples for a lower derivative", "ledger", "oracle.lower_gradient(x, y, batch)",
              "oracle.lower_gradient(x, y, oracle.upper_batch())"),
-            ("more steps than declared", "ledger", '"lower", self.lower_steps', '"lower", self.lower_steps + 1'),
+            ("more steps than declared", "ledger", '"lower", self.lower_steps',
+             '"lower", self.lower_steps + 1'),
             ("the problem found among all objects", "ledger", _UPPER,
              "f_x, f_y = _found(Counting, ExactQuartic).upper_gradient(x, y, Batch(torch.arange(11)))"),
             ("its loss, the error caught", "ledger", _UPPER, _UPPER
