@@ -114,12 +114,13 @@ class Accountant:
         if np.min(samples) < 0 if isinstance(samples, np.ndarray) else samples < 0:
             raise PluginError(f"a charge of {samples} {kind} samples; expected 0 or more")
         left = self._left[_COLUMN[kind]]
+        before = left.copy()
         if isinstance(trials, slice):
             left[trials] -= samples
         else:
             np.subtract.at(left, trials, samples)
         if left.min() < 0:
-            np.add.at(left, trials, samples)
+            left[:] = before
             raise PluginError(f"the solver's cost() declares fewer {kind} samples than its step() uses")
 
     def close(self) -> None:
