@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.batch import MiniBatch
 from harness.budget import KINDS, Accountant, Cost
-from harness.check import CPU, F64, CountingQuadratic
+from harness.check import CPU, F64, Counting
+from harness.meter import Meter
 from harness.oracle import Oracle
-from harness.problem import Batch
 from harness.rules import Rules
 from harness.runner import run_pack
 from harness.streams import Streams
@@ -23,8 +24,8 @@ from solvers.stocbio import Stocbio
 ONE = dict.fromkeys(KINDS, 1.0)
 
 
-def _problem() -> CountingQuadratic:
-    problem = CountingQuadratic()
+def _problem() -> Counting:
+    problem = Counting()
     problem.setup(None, 0, CPU, F64)
     return problem
 
@@ -38,6 +39,7 @@ def _bsgm(**changes: Any) -> dict[str, Any]:
         lower_step_size=0.1,
         system_step_size=0.1,
         batch_size=5,
+        upper_batch_size=0,
     )
     return base | changes
 
@@ -48,17 +50,15 @@ def test_the_ragged_loop_gives_each_trial_its_own_number_of_steps(counts: list[i
     """Trial n ends at n + 100 * counts[n], charged for batches 0 to counts[n] - 1 only."""
     problem, trials = _problem(), len(counts)
     accountant = Accountant(trials, 1e9, ONE)
-    oracle = Oracle(problem, Streams(0, 23, 11, CPU), accountant, (torch.zeros(4), torch.zeros(6)))
-    accountant.open(
-        oracle.live, Cost(lower_gradient=oracle.lower_samples(torch.tensor(counts), 5)).table(trials)
-    )
+    start = torch.zeros(4, dtype=F64), torch.zeros(6, dtype=F64)
+    meter = Meter(problem, Streams(0, 23, 11, CPU), accountant, start)
+    oracle, samples = Oracle.of(meter), meter.place.lower_samples(torch.tensor(counts), 5)
+    accountant.open(meter.live, Cost(lower_gradient=samples).table(trials))
     own = torch.arange(trials, dtype=F64).unsqueeze(1)
 
-    def body(batch: Batch, value: Tensor, number: Tensor) -> Tensor:
+    def body(batch: MiniBatch, value: Tensor, number: Tensor) -> Tensor:
         assert torch.equal(value - 100 * batch.step, number)
-        oracle.lower_gradient(
-            torch.zeros(len(value), 4, dtype=F64), torch.zeros(len(value), 6, dtype=F64), batch
-        )
+        oracle.lower_gradient(*(part.expand(len(value), -1) for part in start), batch)
         return value + 100
 
     ended = oracle.loop("lower", torch.tensor(counts), body, own, own, batch_size=5)
@@ -74,21 +74,29 @@ def test_a_first_iteration_that_does_not_fit_leaves_x0() -> None:
     assert result.metrics["x_norm"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("rule", ["x0", "last", "worst"])
-def test_divergence_is_scored_by_its_rule(rule: str) -> None:
-    """A lower step far above 2 / L overflows; the neighbour in the pack is untouched."""
-    wild = _bsgm(lower_steps=400, lower_step_size=1e4)
-    rules = Rules(20_000, ONE, 0, divergence=rule)
-    diverged, calm = run_pack(_problem(), Bsgm, [wild, _bsgm()], rules, CPU, F64)
-    (alone,) = run_pack(_problem(), Bsgm, [_bsgm()], rules, CPU, F64)
+def test_divergence_is_scored_by_its_rule() -> None:
+    """A lower step above 2 / L overflows after a few upper iterations: "x0" scores as a trial that could
+    afford none, "last" as one whose budget ended before; the neighbour in the pack is untouched."""
+    wild = _bsgm(lower_step_size=1.5)
+    diverged = {}
+    for rule in ("x0", "last", "worst"):
+        rules = Rules(2_000, ONE, 0, divergence=rule)
+        diverged[rule], calm = run_pack(_problem(), Stocbio, [wild, _bsgm()], rules, CPU, F64)
+        (alone,) = run_pack(_problem(), Stocbio, [_bsgm()], rules, CPU, F64)
 
-    assert diverged.state == "diverged" and "y not finite at upper iteration 0" in diverged.reason
-    assert calm.state == "completed" and calm.objective == pytest.approx(alone.objective, rel=1e-12)
-    assert (
-        diverged.objective == float("inf")
-        if rule == "worst"
-        else diverged.metrics["x_norm"] == pytest.approx(1.0)
-    )
+        assert calm.state == "completed" and calm.objective == pytest.approx(alone.objective, rel=1e-12)
+    last = diverged["last"]
+    before = last.ledger["total"] - 1
+    (unmoved,) = run_pack(_problem(), Stocbio, [wild], Rules(1, ONE, 0), CPU, F64)
+    (stopped,) = run_pack(_problem(), Stocbio, [wild], Rules(before, ONE, 0), CPU, F64)
+
+    assert {result.state for result in diverged.values()} == {"diverged"}
+    assert {result.reason for result in diverged.values()} == {"y not finite at upper iteration 2"}
+    assert stopped.state == "completed" and stopped.upper_iterations == 2
+    assert diverged["x0"].metrics == unmoved.metrics and unmoved.upper_iterations == 0
+    assert last.metrics == stopped.metrics
+    assert diverged["x0"].objective < last.objective < diverged["worst"].objective == float("inf")
+    assert diverged["worst"].metrics == {}
 
 
 def test_a_system_that_is_not_finite_falls_back_or_diverges_as_asked() -> None:
@@ -120,7 +128,10 @@ def test_curves_change_no_number() -> None:
 @given(budget=st.integers(1, 20_000), growth=st.floats(0.1, 3))
 def test_a_curve_starts_at_the_start_and_ends_at_the_output(budget: int, growth: float) -> None:
     grown = {"growth": growth, "upper_step_size": 0.1, "lower_step_size": 0.1, "system_step_size": 0.1}
-    for solver, config in ((Bsgm, _bsgm()), (BsgmGrowing, {**grown, "horizon": 0, "batch_size": 5})):
+    for solver, config in (
+        (Bsgm, _bsgm()),
+        (BsgmGrowing, {**grown, "horizon": 0, "batch_size": 5, "upper_batch_size": 0}),
+    ):
         (result,) = run_pack(_problem(), solver, [config], Rules(budget, ONE, 0), CPU, F64)
         steps = [point["upper_iteration"] for point in result.curve]
 
