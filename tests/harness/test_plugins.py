@@ -10,8 +10,7 @@ from harness.plugins import Plugins, snake_case
 SOLVER = """
 from dataclasses import dataclass
 from solvers.bsgm import Bsgm
-from harness.solver import Solver
-from harness.budget import Cost
+from harness.api import Cost, Solver
 
 class Abstract(Solver): ...
 
@@ -19,7 +18,7 @@ class Abstract(Solver): ...
 class {name}(Solver):
     label = "mine"
     reference = "nobody"
-    def cost(self, oracle): return Cost()
+    def cost(self, place): return Cost()
     def init(self, oracle): ...
     def step(self, oracle, state): ...
 """

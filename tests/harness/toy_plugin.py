@@ -8,11 +8,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.budget import Cost
-from harness.oracle import Oracle
-from harness.params import count, option, real
-from harness.problem import Metric, Problem
-from harness.solver import Solver, State
+from harness.api import (
+    Cost,
+    Metric,
+    MiniBatch,
+    Oracle,
+    Place,
+    Problem,
+    Solver,
+    State,
+    count,
+    option,
+    real,
+)
 
 
 @dataclass(kw_only=True)
@@ -42,9 +50,9 @@ class ToyQuadratic(Problem):
     def upper_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         return ((y - self.upper[rows]) ** 2).sum(1) / 2
 
-    def evaluate(self, x: Tensor) -> dict[str, float]:
-        y = x + self.lower.mean(0)
-        return {"loss": float(((y - self.upper) ** 2).mean()), "norm": float(x.norm())}
+    def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        solution = x + self.lower.mean(0)
+        return {"loss": float(((solution - self.upper) ** 2).mean()), "norm": float(x.norm())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +66,8 @@ class ToySolver(Solver[State]):
     step_size: Tensor = real("step size", symbol="eta")
     mischief: Tensor = count("what goes wrong", default=0, low=0)
 
-    def cost(self, oracle: Oracle) -> Cost:
-        return Cost(lower_gradient=oracle.lower_samples(self.steps, 5))
+    def cost(self, place: Place) -> Cost:
+        return Cost(lower_gradient=place.lower_samples(self.steps, 5))
 
     def init(self, oracle: Oracle) -> State:
         return State(x=oracle.x0, y=oracle.y0)
@@ -73,8 +81,8 @@ class ToySolver(Solver[State]):
             os._exit(9)
         x = state.x
 
-        def body(batch: object, y: Tensor, x: Tensor, eta: Tensor) -> Tensor:
-            return y - eta * oracle.lower_gradient(x, y, batch)  # type: ignore[arg-type]
+        def body(batch: MiniBatch, y: Tensor, x: Tensor, eta: Tensor) -> Tensor:
+            return y - eta * oracle.lower_gradient(x, y, batch)
 
         y = oracle.loop("lower", self.steps, body, state.y, x, self.step_size, batch_size=5)
         return State(x=x - self.step_size * (y - x), y=y)
