@@ -17,8 +17,9 @@ from harness.streams import EPOCHS, THROUGH, generator, part, samples
 class Place:
     """An upper iteration of the trials of a pack, and the sizes of their problem.
 
-    iteration: s = 0, 1, ... lower_worth, upper_worth: samples an example is worth. mini_batch: by example,
-    how many examples every batch of this upper iteration has; None where there is one lower problem.
+    iteration: s = 0, 1, ... lower_worth, upper_worth: samples an example is worth. dim_x, dim_y: of the
+    problem; a dense Hessian is charged as dim_y products. mini_batch: by example, how many examples every
+    batch of this upper iteration has; None where there is one lower problem.
     """
 
     seed: int
@@ -27,6 +28,8 @@ class Place:
     upper_examples: int
     lower_worth: int
     upper_worth: int
+    dim_x: int
+    dim_y: int
     mini_batch: int | None
 
     def uniform(self, name: str) -> float:
@@ -83,7 +86,7 @@ def first_place(problem: Problem, seed: int, batch_size: int | None) -> Place:
     if problem.by_example:
         mini_batch = examples if batch_size is None else min(batch_size, examples)
     sizes = (problem.lower_examples, examples, problem.lower_worth, problem.upper_worth)
-    return Place(seed, 0, *sizes, mini_batch)
+    return Place(seed, 0, *sizes, problem.dim_x, problem.dim_y, mini_batch)
 
 
 def whole(number: Tensor) -> Tensor:

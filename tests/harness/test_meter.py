@@ -142,6 +142,17 @@ def test_no_derivative_follows_from_an_answer(bench: Bench) -> None:
         torch.autograd.grad(found.sum(), y)
 
 
+@pytest.mark.parametrize(("kind", "name"), [("hessian_vector", "hessian"), ("cross", "cross_matrix")])
+def test_a_dense_matrix_is_charged_as_its_columns(bench: Bench, kind: str, name: str) -> None:
+    """And a solver can declare that: it sees the sizes of the problem at its place."""
+    place = bench.oracle.place
+    getattr(bench.oracle, name)(bench.x, bench.y, bench.batch)
+
+    assert (place.dim_x, place.dim_y) == (4, 6)
+    assert bench.accountant.ledger[:, KINDS.index(kind)].tolist() == [place.dim_y * 5] * TRIALS
+    assert bench.problem.seen == {kind: place.dim_y * 5 * TRIALS}
+
+
 def test_a_trial_listed_twice_pays_twice(bench: Bench) -> None:
     both = dataclasses.replace(bench.batch, trials=torch.tensor([1, 1]))
     bench.oracle.lower_gradient(bench.x, bench.y, both)
