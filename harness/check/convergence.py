@@ -71,7 +71,8 @@ class Diverged(PluginError):
 
 class Convergence:
     """The checks of one solver. One holds if it holds in some `Setting`; step sizes of the lower level and
-    the system are 1.25 / L, where a step taken twice as long would diverge."""
+    the system are 1.25 / L, where a step taken twice as long would diverge, and do not fall: a decay is an
+    answer to noise, and keeps a single loop from an exact answer in the samples of these checks."""
 
     def __init__(self, solver: type[Solver[Any]]) -> None:
         self.solver = solver
@@ -107,12 +108,15 @@ class Convergence:
 
     def _config(self, setting: Setting, steps: int, upper: float, batch_size: int = FULL) -> dict[str, Any]:
         lower = 1.25 / self.problem.smoothness
-        return {
-            name: (upper if name.startswith("upper") else lower)
-            if _is_step(name)
-            else setting.value(name, parameter, steps, batch_size)
-            for name, parameter in self.parameters.items()
-        }
+        known: dict[str, Any] = {}
+        for name, parameter in self.parameters.items():
+            if _is_step(name):
+                known[name] = upper if name.startswith("upper") else lower
+            elif name.endswith("_decay"):
+                known[name] = 0.0
+            else:
+                known[name] = setting.value(name, parameter, steps, batch_size)
+        return known
 
     def _run(
         self, config: dict[str, Any], iterations: int = 0, samples: float = 0.0, seed: int = 0

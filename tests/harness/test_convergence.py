@@ -1,0 +1,22 @@
+"""How `harness check` sets what it judges."""
+
+import dataclasses
+
+from torch import Tensor
+
+from harness.check.convergence import Convergence
+from harness.params import real
+from solvers.soba import Soba
+
+
+def test_a_method_whose_steps_fall_by_default_is_judged_at_constant_steps() -> None:
+    """At 1 / sqrt(s + 1) it comes to 1e-4 in the upper iterations of the check."""
+    falling = dataclasses.make_dataclass(
+        "Falling",
+        [(name, Tensor, real("exponent", default=0.5)) for name in ("upper_decay", "lower_decay")],
+        bases=(Soba,),
+        frozen=True,
+        kw_only=True,
+    )
+
+    assert "at a still x" in Convergence(falling).checks()["hypergradient"]()
