@@ -1,0 +1,111 @@
+"""Methods whose directions remember the upper iterations before: their rules are the papers', transcribed
+literally, one trial, in NumPy; their ledgers are true and their steps pure, in packs as alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.check import audit, random_config
+from harness.check.solver_rules import pure_step, warm_starts
+from harness.errors import PluginError
+from harness.solver import Solver
+from solvers.fsla import Fsla
+from tests.solvers.literal import DIM_Y, X0, Y0, ByHand, last_state, trajectory
+
+MOMENTUM: list[type[Solver[Any]]] = [Fsla]
+
+
+class Momentum(ByHand):
+    """The rules of the papers."""
+
+    def fsla(self, iterations: int) -> np.ndarray:
+        xs, ys, zs, c = [X0], [Y0], [np.zeros(DIM_Y)], self.c
+
+        def h(s: int, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+            f_x, _ = self.f(x, y, self.upper_rows(s))
+            return np.asarray(f_x + self.g_xy(x, y, self.rows(s, "cross")) @ z)
+
+        d = np.empty(0)
+        for k in range(1, iterations + 1):
+            s, x, y, z = k - 1, xs[-1], ys[-1], zs[-1]
+            y = y - c["lower_step_size"] * k ** -c["lower_decay"] * self.g_y(x, y, self.rows(s, "lower"))
+            slope = (
+                self.g_yy(x, y, self.rows(s, "system")) @ z + self.f(x, y, self.upper_rows(s, "system"))[1]
+            )
+            z = z - c["system_step_size"] * k ** -c["system_decay"] * slope
+            kept = 1 - c["momentum"] / np.sqrt(k)
+            d = h(s, x, y, z) + (0 if k == 1 else kept * (d - h(s, xs[-2], ys[-1], zs[-1])))
+            xs.append(self.project(x, d, k ** -c["upper_decay"]))
+            ys.append(y)
+            zs.append(z)
+        return xs[-1]
+
+
+RULES: list[tuple[type[Solver[Any]], Callable[[Momentum, int], np.ndarray]]] = [(Fsla, Momentum.fsla)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("solver", "rule"), RULES)
+def test_twenty_upper_iterations_equal_a_literal_transcription(
+    solver: type[Solver[Any]], rule: Callable[[Momentum, int], np.ndarray], seed: int
+) -> None:
+    """To 1e-10; the seeds draw batches of 3 to 29 of the 23 examples."""
+    config = random_config(solver, 3 * seed)
+    state = last_state(solver, [config], seed, 20)
+
+    np.testing.assert_allclose(state.x[0].numpy(), rule(Momentum(config, seed), 20), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("solver", MOMENTUM)
+def test_the_ledger_is_true(solver: type[Solver[Any]]) -> None:
+    assert audit(solver)
+
+
+@pytest.mark.parametrize("solver", MOMENTUM)
+def test_step_is_pure(solver: type[Solver[Any]]) -> None:
+    assert pure_step(solver)
+
+
+@pytest.mark.parametrize("solver", MOMENTUM)
+def test_a_ragged_pack_equals_its_trials_alone(solver: type[Solver[Any]]) -> None:
+    """With every count different, in an order that is neither rising nor falling."""
+    configs = [random_config(solver, 9) | {"batch_size": 5} for _ in range(4)]
+    for n, config in enumerate(configs):
+        counts = {"lower_steps": (4, 9, 1, 6)[n], "system_steps": (3, 1, 8, 5)[n], "period": (3, 1, 2, 5)[n]}
+        config.update({name: counts[name] for name in counts if name in config})
+    together = last_state(solver, configs, 7, 6)
+
+    for n, config in enumerate(configs):
+        alone = last_state(solver, [config], 7, 6)
+        for name in vars(alone):
+            torch.testing.assert_close(
+                getattr(together, name)[n], getattr(alone, name)[0], rtol=1e-12, atol=1e-14
+            )
+
+
+@pytest.mark.parametrize("wrong", [("y",), ("z",), ("y", "z", "old_y"), ()])
+def test_a_wrong_declaration_of_what_fsla_reads_is_refused(
+    wrong: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old y and z, at which the old h is taken again, are the ones that the next step starts from."""
+    assert warm_starts(Fsla) == "the next step reads y, z, as declared"
+
+    monkeypatch.setattr(Fsla, "warm_starts", wrong)
+    with pytest.raises(PluginError, match="the next step reads y, z"):
+        warm_starts(Fsla)
+
+
+def test_fsla_pays_for_one_point_at_first_and_for_two_after() -> None:
+    """And for two batches of upper examples, one for the system."""
+    config = random_config(Fsla, 0) | {"batch_size": 5, "upper_batch_size": 4}
+    literal, expected = Momentum(config, 1), []
+    for s in range(8):
+        points = 1 if s == 0 else 2
+        upper = len(literal.upper_rows(s, "system")) + points * len(literal.upper_rows(s))
+        expected.append([5, upper, 5, points * 5, 0])
+    ledgers = np.array([ledger[0] for _, ledger in trajectory(Fsla, [config], 1, 8)])
+
+    np.testing.assert_array_equal(ledgers, np.cumsum(expected, 0))
