@@ -178,12 +178,24 @@ class DataPoisoning(Problem):
         return [(images[first], onehot[:, first], first), (moved, onehot[:, rest], rest)]
 
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+        return self._residuals(x, y, batch)[0]
+
+    def _residuals(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """d_y g, and r of the poisoned rows of the batch, each times its draws (N, c, b)."""
         w = y.view(len(y), self.classes, self.pixels)
         total = torch.zeros_like(w)
         for images, onehot, part in self._parts(x, batch):
-            r = torch.softmax(_logits(w, images), 1).sub_(onehot)
-            _add_product(total, _by_draws(r, batch, part), images)
-        return total.flatten(1).div_(len(batch.rows)).add_(y, alpha=2 * self._rho)
+            r = _by_draws(torch.softmax(_logits(w, images), 1).sub_(onehot), batch, part)
+            _add_product(total, r, images)
+        return total.flatten(1).div_(len(batch.rows)).add_(y, alpha=2 * self._rho), r
+
+    def joint_lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """d_x g is W^T r / B in the poisoned rows of the batch, 0 elsewhere."""
+        by_y, r = self._residuals(x, y, batch)
+        by_x = torch.zeros_like(x).view(len(x), -1, self.pixels)
+        moved = torch.bmm(r.mT, y.view(len(y), self.classes, self.pixels)).div_(len(batch.rows))
+        by_x[:, batch.rows[len(batch.rows) - r.shape[2] :] - len(self._clean.images)] = moved
+        return by_x.flatten(1), by_y
 
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         c = self.classes

@@ -186,6 +186,10 @@ class Quadratic(Problem):
         factors = 1 + _mean(self._lower_factors, batch)
         return factors[:, :1] * by_y + factors[:, 1:] * by_x + _mean(self._lower_vectors, batch)
 
+    def joint_lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """d_x g = B_g^T y, as the cross product of y."""
+        return self.cross(x, y, y, batch), self.lower_gradient(x, y, batch)
+
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         product = v @ self.a_g
         if self._noisy(batch):

@@ -2,7 +2,7 @@
 
 A solver runs on two small problems: one knows every answer (`convergence`), one counts what it is asked
 for (`solver_rules`). A problem is held against finite differences and the derivatives of its own losses
-(`derivatives`), and against the rules of feasible set, precision, randomness and evaluation
+(`derivatives`, `algebra`), and against the rules of feasible set, precision, randomness and evaluation
 (`problem_rules`).
 """
 
@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from harness.check.algebra import Algebra
 from harness.check.convergence import Convergence
 from harness.check.derivatives import Derivatives
 from harness.check.problem_rules import Protocol
@@ -89,7 +90,7 @@ def problem_checks(make: Callable[[], Problem], data_dir: Path | None, data_seed
         raise
     except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is a verdict on it
         return {"setup": partial(_raise, error)}
-    return {**Protocol(problem, ready).checks(), **Derivatives(problem).checks()}
+    return {**Protocol(problem, ready).checks(), **Derivatives(problem).checks(), **Algebra(problem).checks()}
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.check.derivatives import BY_ALGEBRA, TRIALS, Derivatives, normal, off, require
+from harness.check.points import BY_ALGEBRA, TRIALS, Points, normal, off, require
 from harness.check.problems import F64
 from harness.check.verdict import Checks
 from harness.errors import PluginError
@@ -108,9 +108,9 @@ class Protocol:
 
     def _values(self, problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
         """The derivatives at one point, in the precision in which the problem was set up."""
-        derivatives = Derivatives(problem)
-        lower, upper = derivatives.batch("lower"), derivatives.batch("upper")
-        point = derivatives.point(len(lower.rows), TRIALS)
+        points = Points(problem)
+        lower, upper = points.batch("lower"), points.batch("upper")
+        point = points.point(len(lower.rows), TRIALS)
         x, y, v = (value.to(dtype) for value in (point.x, point.y, point.v))
         by_x, by_y = problem.upper_gradient(x, y, upper)
         found = {
@@ -142,8 +142,8 @@ class Protocol:
     def evaluation(self) -> str:
         """Every metric, finite, once; a trial in a pack as alone."""
         x = self._feasible()
-        derivatives = Derivatives(self.problem)
-        y = derivatives.point(1, TRIALS).y
+        points = Points(self.problem)
+        y = points.point(1, TRIALS).y
         if not self.problem.by_example:
             self._same(
                 "metrics",
