@@ -17,7 +17,7 @@ from optuna.trial import Trial
 
 from harness.draws import sampler
 from harness.errors import HarnessError
-from harness.params import parameters
+from harness.params import check_values, parameters
 from harness.problem import Problem
 from harness.record import JOURNAL, mend_journal, open_storage, result_of, study_name, tell, told
 from harness.runner import Result, failed, first_cost
@@ -118,10 +118,12 @@ class Study:
         return Trial(study, self._storage.get_trial_id_from_study_id_trial_number(place, number))
 
     def _configuration(self, solver: str, trial: Trial) -> dict[str, Any]:
-        """Drawn, or read back where it was drawn before an interruption."""
+        """Drawn, or read back where it was drawn before an interruption; a parameter that an old folder lacks
+        has its default."""
         self._trials[solver, trial.number] = trial
         space = self.spaces[solver]
-        return space.resolve({name: _value(trial, name, entry) for name, entry in space.searched().items()})
+        drawn = {name: _value(trial, name, entry) for name, entry in space.searched().items()}
+        return check_values(self.solvers[solver], space.resolve(drawn), solver)
 
     def _packs(self, solver: str, configs: dict[int, dict[str, Any]]) -> list[Pack]:
         """Packs of trials that agree on the shared parameters, dear ones first."""
