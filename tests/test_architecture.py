@@ -16,6 +16,7 @@ HEAVY = ("torch", "ray", "optuna", "pandas", "seaborn")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 ENGINE = [path for path in SOURCES if path.is_relative_to(ROOT / "harness")]
 SOLVERS = sorted(path for path in (ROOT / "solvers").glob("*.py") if path.name != "__init__.py")
+PROBLEMS = sorted((ROOT / "problems").glob("*.py"))
 
 
 def _name(path: Path) -> str:
@@ -128,3 +129,22 @@ def test_solver_files_cite_and_stay_short(path: Path) -> None:
     assert re.search(r"\b(19|20)\d\d\b", doc)
     assert "Differs from the paper" in doc
     assert len(text.splitlines()) <= 250
+
+
+def _modules(path: Path) -> set[str]:
+    """The modules that a file imports from, in full."""
+    nodes = list(ast.walk(_tree(path)))
+    named = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return named | {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+
+
+@pytest.mark.parametrize("path", [*SOLVERS, *PROBLEMS], ids=_name)
+def test_plugins_know_the_interface_only(path: Path) -> None:
+    """Of the engine `harness.api`, problems also `harness.data`, which reads their files; no solver."""
+    ours = {module for module in _modules(path) if module.partition(".")[0] in ("harness", "solvers")}
+    assert ours <= ({"harness.api", "harness.data"} if path in PROBLEMS else {"harness.api"})
+
+
+@pytest.mark.parametrize("path", SOLVERS, ids=_name)
+def test_solver_files_need_little_else(path: Path) -> None:
+    assert _modules(path) <= {"harness.api", "dataclasses", "typing", "math", "torch"}
