@@ -19,6 +19,7 @@ LEDGER = {
     "ledger.upper_gradient": "upper gradient",
     "ledger.hessian_vector": "Hessian-vector",
     "ledger.cross": "cross",
+    "ledger.value": "value",
 }
 _NUMBERS = (
     *("objective", "upper_iterations", "system_fallbacks", "seconds", "evaluation_seconds"),

@@ -57,7 +57,7 @@ def make_spec() -> dict[str, Any]:
         "problem": "data_poisoning",
         "options": {"dataset": "mnist", "radius": 5.0, "clamp": True},
         "budget": BUDGET,
-        "prices": {"lower_gradient": 1, "upper_gradient": 1, "hessian_vector": 1, "cross": 1},
+        "prices": {"lower_gradient": 1, "upper_gradient": 1, "hessian_vector": 1, "cross": 1, "value": 1},
         "trials": 30,
         "seed": 2,
         "data_seed": 2,
@@ -101,7 +101,8 @@ def make_trial(
     """One row of trials and its rows of curves."""
     label, floor, searched = SOLVERS[solver]
     values = draw(space_of(searched), rng)
-    cost = 90 * (values["lower_steps"] + values["system_steps"] + values["cross_batches"]) + 15_000
+    looked = 70 if solver == "alset" else 0  # samples of values of f or g
+    cost = 90 * (values["lower_steps"] + values["system_steps"] + values["cross_batches"]) + 15_000 + looked
     iterations = int(BUDGET // cost)
     gain = (
         np.exp(-0.8 * (np.log10(values["upper_step_size"]) - 7) ** 2 / 2)
@@ -121,6 +122,7 @@ def make_trial(
         "ledger.upper_gradient": 15_000,
         "ledger.hessian_vector": 90 * values["system_steps"],
         "ledger.cross": 90 * values["cross_batches"],
+        "ledger.value": looked,
     }
     identity = {"solver": solver, "number": number, "trial": f"{solver}/{number}"}
     row = {

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.budget import KINDS
 from harness.record import Record
 from reports import figures, formats, tables
 from reports.report import write_report
@@ -99,7 +100,7 @@ def test_outcomes_add_up(out: Path, record: Record) -> None:
 
 def test_ledger_adds_up(out: Path) -> None:
     ledger = pd.read_csv(out / "tables" / "ledger.csv")
-    kinds = ["ledger.lower_gradient", "ledger.upper_gradient", "ledger.hessian_vector", "ledger.cross"]
+    kinds = [f"ledger.{kind}" for kind in KINDS]
     np.testing.assert_allclose(ledger[kinds].sum(axis=1), ledger["ledger.total"])
 
 
