@@ -147,6 +147,18 @@ def decayed(step_size: Tensor, exponent: Tensor | float, iteration: int, restart
     return step_size if since == 0 else step_size * (since + 1.0) ** -exponent
 
 
+def joint_directions(
+    oracle: Oracle, x: Tensor, y: Tensor, z: Tensor, lower: MiniBatch, upper: MiniBatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """SOBA's directions of y, z and x at one point: d_y g, H z + d_y f and d_x f + C z.
+
+    Cost: a lower gradient, a Hessian-vector and a cross product on `lower`, an upper gradient on `upper`."""
+    f_x, f_y = oracle.upper_gradient(x, y, upper)
+    d_y = oracle.lower_gradient(x, y, lower)
+    d_z = oracle.hessian_vector(x, y, z, lower) + f_y
+    return d_y, d_z, f_x + oracle.cross(x, y, z, lower)
+
+
 def recursive_momentum(d: Tensor, new: Tensor, old: Tensor, weight: Tensor | float) -> Tensor:
     """new + (1 - weight) * (d - old), new and old on the same batch: STORM's estimate; weight 0: SPIDER's."""
     return new + (1 - weight) * (d - old)
