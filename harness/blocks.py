@@ -245,7 +245,7 @@ def random_neumann(
     first = -step_size * longest.unsqueeze(1).to(f_y) * f_y
     steps = truncation(oracle.place, longest)
     term, _ = neumann(oracle, x, y, first, steps, step_size, batch_size, within)
-    return oracle.or_start(term, first)
+    return oracle.or_start(term, first, within)
 
 
 def conjugate_gradients(

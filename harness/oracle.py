@@ -243,18 +243,21 @@ class Oracle:
         scales it belongs to step_size, (n, 1), or (n, dim_x) for a preconditioner."""
         return _METERS[self].problem.projected_step(x, direction, step_size)
 
-    def or_start(self, z: Tensor, start: Tensor) -> Tensor:
+    def or_start(self, z: Tensor, start: Tensor, within: MiniBatch | None = None) -> Tensor:
         """A system solution; where it is not finite, its start vector, noted as a system fallback.
 
-        Costs nothing: what the failed solve used stays charged, and nothing is computed again."""
+        within: the batch of the loop in whose body this is: z is of the trials that it serves. Costs
+        nothing: what the failed solve used stays charged, and nothing is computed again."""
         if math.isfinite(float(z.sum())):
             return z
         failed = ~torch.isfinite(z).all(1)
         if not failed.any():
             return z
         meter = _METERS[self]
+        noted = torch.zeros(self.trials, dtype=torch.bool)
+        noted[slice(None) if within is None else within.trials] = failed.cpu()
         before = meter.system_failed
-        meter.system_failed = failed.cpu() if before is None else before | failed.cpu()
+        meter.system_failed = noted if before is None else before | noted
         return torch.where(failed.unsqueeze(1), start, z)
 
 

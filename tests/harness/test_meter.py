@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from harness.batch import Batch
+from harness.batch import Batch, MiniBatch
 from harness.budget import KINDS, Accountant
 from harness.check import CPU, F64, Counting
 from harness.errors import PluginError
@@ -140,6 +140,23 @@ def test_no_derivative_follows_from_an_answer(bench: Bench) -> None:
     assert not found.requires_grad
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.autograd.grad(found.sum(), y)
+
+
+@pytest.mark.parametrize(("steps", "failing"), [((1, 3), 1), ((3, 1), 0)])
+def test_a_system_that_fails_in_a_loop_is_noted_for_its_trial(
+    bench: Bench, steps: tuple[int, int], failing: int
+) -> None:
+    """One of the two is still there at the step that fails, first or last in the loop's order."""
+
+    def body(batch: MiniBatch, y: Tensor) -> Tensor:
+        z = torch.full_like(y, torch.nan if batch.step == 2 else 1.0)
+        return bench.oracle.or_start(z, y + 1, within=batch)
+
+    found = bench.oracle.loop("lower", torch.tensor(steps), body, torch.zeros_like(bench.y))
+
+    expected = [n == failing for n in range(TRIALS)]
+    assert bench.meter.system_failed is not None and bench.meter.system_failed.tolist() == expected
+    assert found[:, 0].tolist() == [2.0 if failed else 1.0 for failed in expected]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("hessian_vector", "hessian"), ("cross", "cross_matrix")])
