@@ -1,5 +1,8 @@
-"""Do a problem's derivatives obey their algebra, on every kind of batch, for one trial and for a pack? Linear,
-symmetric, the closed forms as derived from the losses, the mean over an epoch's batches that of all examples."""
+"""Do a problem's derivatives obey their algebra, on every kind of batch, for one trial and for a pack?
+
+They are linear and symmetric, closed forms equal what is derived from the losses, and the mean over an epoch's
+batches is the value on all examples.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are a problem's derivatives those of its losses? By finite differences, along a few random directions u with
+"""Are a problem's derivatives those of its losses? By finite differences along a few random directions u with
 independent normal entries: a derivative with an error e is then off by <e, u>, of the size of |e|."""
 
 from __future__ import annotations
