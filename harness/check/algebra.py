@@ -1,7 +1,7 @@
 """Do a problem's derivatives obey their algebra, on every kind of batch, for one trial and for a pack?
 
-They are linear and symmetric, closed forms equal what is derived from the losses, and the mean over an epoch's
-batches is the value on all examples.
+They are linear and symmetric, closed forms equal what is derived from the losses, and the mean over an
+epoch's batches is the value on all examples.
 """
 
 from __future__ import annotations
