@@ -162,7 +162,7 @@ def test_a_declaration_is_of_one_number_for_all_or_of_one_for_each() -> None:
 @pytest.mark.parametrize("several", [False, True])
 def test_a_trial_listed_twice_pays_twice_or_is_refused(several: bool) -> None:
     accountant, listed = Accountant(3, 100, ONE), np.array([2, 0, 2])
-    accountant.open(slice(None), Cost(cross=torch.tensor([5, 0, 9])).table(3))
+    accountant.open(slice(None), Cost(cross=torch.tensor([5, 1, 9])).table(3))
     accountant.charge("cross", listed, np.array([4, 4, 4]) if several else 4)
 
     assert accountant.ledger[:, 3].tolist() == [4, 0, 8]
