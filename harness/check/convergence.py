@@ -38,6 +38,8 @@ SEEDS = 4
 MEANS = 8  # seeds of a randomised method's mean direction: of fewer the spread is too rough a guess
 LONG, SHORT = 100_000, 12_000  # samples
 FALLEN = 0.05  # mean relative error of L - L* that counts as fallen
+LOWER_STEPS = ("lower_step_size", "system_step_size")
+REMEMBERED = 0.4  # by how much these are shorter on mini-batches where derivatives are as old as an epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +225,8 @@ class Convergence:
         for scale in STEPS_OF_X if self.solver.adaptive else STEPS_OF_X[1:2]:
             upper = scale / self.problem.upper_smoothness
             config = self._config(setting, SERIES, upper, batch_size)
+            if self.solver.tables:
+                config.update({n: REMEMBERED * v for n, v in config.items() if n in LOWER_STEPS})
             found.append([self._final_error(config, samples, seed) for seed in range(SEEDS)])
         errors = min(found, key=math.fsum)
         mean = math.fsum(errors) / SEEDS
