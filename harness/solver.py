@@ -93,7 +93,9 @@ class Solver(ABC, Generic[S]):
     tables: fields of the state that are remembered for each batch of the phase "partition", and its level: a
     step finds in them what the same batch was last left with (at first, what `init` gives).
     needs: what a problem must have. adaptive: upper_step_size scales steps of x that the method sizes itself.
-    floor: what keeps the hypergradient from the exact one however many steps; empty: nothing."""
+    floor: what keeps the hypergradient from the exact one however many steps; empty: nothing.
+    estimates_hypergradient: whether the direction of x's steps estimates it; a search that moves x without
+    one has none to judge."""
 
     label: ClassVar[str]
     reference: ClassVar[str]
@@ -102,6 +104,7 @@ class Solver(ABC, Generic[S]):
     needs: ClassVar[Needs] = Needs()
     adaptive: ClassVar[bool] = False
     floor: ClassVar[str] = ""
+    estimates_hypergradient: ClassVar[bool] = True
 
     def size_of(self, level: Level) -> int | None:
         """Examples of a mini-batch: the parameter batch_size (by example, of every batch of an upper
