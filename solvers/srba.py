@@ -8,7 +8,7 @@ For s = 0, 1, ...   (B a batch of lower examples, B' one of upper examples)
     y <- y - eta * d_y,   z <- z - eta * d_z   (z = 0 at first),   x <- P(x - a * d_x)
 where x', y', z' are those of the upper iteration before.
 
-    SRBA    w = 0; s is full where floor(period * (n_lower + n_upper) / batch_size) divides it
+    SRBA    w = 0; s is full where period divides it
     SPABA   w = 0; s is full where s = 0 or v < probability, v one uniform number for all trials of a seed;
             every entry of z is clipped to [-clip, clip]
     SRMBA   no s is full, d = D at s = 0; w = min(1, c_y k^(-2/3)), min(1, c_z k^(-2/3)), min(1, c_x k^(-2/3))
@@ -24,8 +24,8 @@ References: M. Dagréou, T. Moreau, S. Vaiter, P. Ablin, "A Lower Bound and a Ne
 Bilevel Empirical Risk Minimization", AISTATS 2024 (SRBA); T. Chu, D. Xu, W. Yao, J. Zhang, "SPABA: A
 Single-Loop and Probabilistic Stochastic Bilevel Algorithm Achieving Optimal Sample Complexity", ICML 2024
 (SPABA and SRMBA).
-Differs from the paper: SRBA's period is a share of an epoch of both levels, as in its authors' public
-bilevel benchmark. Of SPABA two public codes disagree (a full batch at probability 0.5 in one, 0.999 in the
+Differs from the paper: in its authors' public bilevel benchmark SRBA's period is half an epoch of both levels,
+(n_lower + n_upper) / (2 * batch_size) upper iterations, or longer. Of SPABA two public codes disagree (a full batch at probability 0.5 in one, 0.999 in the
 other, which never reaches d; d = 0 at first; the second clips z to [-1, 1]): here the first upper iteration
 is full, the default probability is 0.1, and clip has no default, since z may be of any size; the paper
 projects z on a ball. SRMBA's c are those of its public code (SUSTech-Optimization/SPABA), which starts d
@@ -50,6 +50,7 @@ from harness.api import (
     Place,
     SingleLoop,
     SystemState,
+    count,
     joint_directions,
     real,
     recursive_momentum,
@@ -155,12 +156,10 @@ class Srba(_Refreshed):
     warm_starts = WARM
     needs = ONE
 
-    period: Tensor = real("epochs of both levels from full batch to full batch", symbol="q", default=0.5)
+    period: Tensor = count("upper iterations from full batch to full batch", symbol="q")
 
     def full(self, place: Place) -> Tensor:
-        examples = place.lower_examples + place.upper_examples
-        every = torch.floor(self.period.cpu().double().squeeze(1) * examples / self.batch_size)
-        return place.iteration % every.clamp(1, 2**31).long() == 0
+        return place.iteration % self.period == 0
 
     def bounded(self, z: Tensor) -> Tensor:
         return z

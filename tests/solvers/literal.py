@@ -139,6 +139,10 @@ class ByHand:
     def f(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         return self.e[rows].mean(0) + 0.1 * x, y - self.upper[rows].mean(0)
 
+    def f_value(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray | slice) -> float:
+        misfits = ((y - self.upper[rows]) ** 2).sum(1) / 2
+        return float((misfits + self.e[rows] @ x).mean() + 0.05 * (x @ x))
+
     def descend(self, s: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         for i in range(self.c["lower_steps"]):
             y = y - self.c["lower_step_size"] * self.g_y(x, y, self.rows(s, "lower", i))
