@@ -29,6 +29,7 @@ from torch import Tensor
 
 from harness.api import (
     Cost,
+    Held,
     MiniBatches,
     Oracle,
     Place,
@@ -70,6 +71,9 @@ class BoRep(MiniBatches[AveragedState]):
     def cost(self, place: Place) -> Cost:
         once = self.lower_samples(place)
         return Cost(self.lower_samples(place, self.steps(place)), self.upper_samples(place), once, once)
+
+    def held(self, place: Place) -> Held:
+        return Held(x=6, y=6)
 
     def init(self, oracle: Oracle) -> AveragedState:
         return AveragedState(**vars(start_with_system(oracle)), q=torch.zeros_like(oracle.x0))

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from harness.api import (
     Cost,
+    Held,
     Oracle,
     Place,
     SingleLoop,
@@ -89,6 +90,9 @@ class MaSoba(SingleLoop[AveragedState]):
 
     def cost(self, place: Place) -> Cost:
         return _cost(self, place)
+
+    def held(self, place: Place) -> Held:
+        return Held(x=6, y=6)
 
     def init(self, oracle: Oracle) -> AveragedState:
         return AveragedState(**vars(start_with_system(oracle)), q=oracle.x0)

@@ -5,31 +5,32 @@ For s = 0, 1, ...   (B a batch of lower examples, B' one of upper examples)
     d <- D(x, y, z) + (1 - w) * (d - D(x', y', z'))        (both on the same batches)
     or, at a full iteration,   d <- D(x, y, z) on all examples
     x' <- x,  y' <- y,  z' <- z
-    y <- y - eta * d_y,   z <- z - eta * d_z   (z = 0 at first),   x <- P(x - a * d_x)
+    y <- y - eta_LL * d_y,   z <- z - eta_LL * d_z   (z = 0 at first),   x <- P(x - alpha * d_x)
 where x', y', z' are those of the upper iteration before.
 
-    SRBA    w = 0; s is full where period divides it
+    SRBA    w = 0; s is full where period divides s
     SPABA   w = 0; s is full where s = 0 or v < probability, v one uniform number for all trials of a seed;
             every entry of z is clipped to [-clip, clip]
     SRMBA   no s is full, d = D at s = 0; w = min(1, c_y k^(-2/3)), min(1, c_z k^(-2/3)), min(1, c_x k^(-2/3))
             for y, z, x, with k = s + 1
 
-Symbols: eta = lower_step_size, the step size of both y and z; a = upper_step_size; for SRMBA both fall as
-k^(-1/3). c_y, c_z, c_x = lower_momentum, system_momentum, upper_momentum; B has batch_size examples, B'
+Symbols: eta_LL = lower_step_size, the step size of both y and z; alpha = upper_step_size; for SRMBA both
+fall as k^(-1/3). c_y, c_z, c_x = lower_momentum, system_momentum, upper_momentum; B has batch_size examples, B'
 upper_batch_size.
 Cost per upper iteration: 2 * (3 * batch_size + upper_batch_size) samples, half of it at SRMBA's first one; a
-full one 3 * n_lower + n_upper. Memory: seven vectors more than SOBA, of x and y together.
+full one 3 * n_lower + n_upper. Memory: two vectors of x and four of y more than SOBA.
 
 References: M. Dagréou, T. Moreau, S. Vaiter, P. Ablin, "A Lower Bound and a Near-Optimal Algorithm for
 Bilevel Empirical Risk Minimization", AISTATS 2024 (SRBA); T. Chu, D. Xu, W. Yao, J. Zhang, "SPABA: A
 Single-Loop and Probabilistic Stochastic Bilevel Algorithm Achieving Optimal Sample Complexity", ICML 2024
 (SPABA and SRMBA).
-Differs from the paper: in its authors' public bilevel benchmark SRBA's period is half an epoch of both levels,
-(n_lower + n_upper) / (2 * batch_size) upper iterations, or longer. Of SPABA two public codes disagree (a full batch at probability 0.5 in one, 0.999 in the
-other, which never reaches d; d = 0 at first; the second clips z to [-1, 1]): here the first upper iteration
-is full, the default probability is 0.1, and clip has no default, since z may be of any size; the paper
-projects z on a ball. SRMBA's c are those of its public code (SUSTech-Optimization/SPABA), which starts d
-and x', y', z' at 0 and does not cap w, so that 1 - w = -14 at first. x may be projected; a z that is not
+Differs from the paper: it draws single examples. In its authors' public bilevel benchmark, SRBA's period is
+half an epoch of both levels, (n_lower + n_upper) / (2 * batch_size) upper iterations, or 16, 128 or 1024
+times as long. Of SPABA two public codes disagree (a full batch at probability 0.5 in one, 0.999 in the other;
+in neither does a full batch enter d; the second clips z to [-1, 1]): here the first upper iteration is full,
+the default probability is 0.1, and clip has no default, as z may be of any size; the paper projects z on
+a ball. SRMBA's c are those of its public code (SUSTech-Optimization/SPABA), which starts
+d and x', y', z' at 0 and does not cap w, so that 1 - w = -14 at first. x may be projected; a z that is not
 finite falls back to the last one.
 """
 
