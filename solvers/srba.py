@@ -15,8 +15,8 @@ where x', y', z' are those of the upper iteration before.
             for y, z, x, with k = s + 1
 
 Symbols: eta_LL = lower_step_size, the step size of both y and z; alpha = upper_step_size; for SRMBA both
-fall as k^(-1/3). c_y, c_z, c_x = lower_momentum, system_momentum, upper_momentum; B has batch_size examples, B'
-upper_batch_size.
+fall as k^(-1/3). c_y, c_z, c_x = lower_momentum, system_momentum, upper_momentum; B has batch_size examples,
+B' upper_batch_size.
 Cost per upper iteration: 2 * (3 * batch_size + upper_batch_size) samples, half of it at SRMBA's first one; a
 full one 3 * n_lower + n_upper. Memory: two vectors of x and four of y more than SOBA.
 
