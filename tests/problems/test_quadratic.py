@@ -247,13 +247,17 @@ def test_options_that_make_no_problem_are_refused(options: dict[str, Any], said:
         make(**options)
 
 
-def test_the_four_grids_are_the_papers() -> None:
+def test_the_grids_are_the_papers() -> None:
     """T, N in {1, 10, 100, 1000}, all step sizes 1."""
     plugins, shipped = Plugins(), find_space("quadratic", None)
     for name, searched in {
         "amigo": {"lower_steps", "system_steps"},
         "amigo_cg": {"lower_steps", "system_steps"},
         "aid_fp": {"lower_steps", "system_steps"},
+        "aid_gd": {"lower_steps", "system_steps"},
+        "aid_cg": {"lower_steps", "system_steps"},
+        "aid_cg_ws": {"lower_steps", "system_steps"},
+        "aid_n": {"lower_steps", "system_steps"},
         "itd": {"lower_steps"},
     }.items():
         space = shipped.space(name, plugins.solver(name))

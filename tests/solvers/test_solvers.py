@@ -27,7 +27,7 @@ from harness.meter import Meter
 from harness.rules import Rules
 from harness.runner import run_pack
 from harness.streams import Streams
-from solvers.aid_fp import AidFp
+from solvers.aid import AidFp
 from solvers.alset import Alset, AlsetDagger, AlsetDaggerDet
 from solvers.amigo import Amigo
 from solvers.amigo_cg import AmigoCg

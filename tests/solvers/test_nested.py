@@ -1,0 +1,149 @@
+"""Methods with inner loops: each rule against a literal transcription, and what is special about each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.check import audit, random_config
+from harness.check.solver_rules import pure_step, warm_starts
+from harness.solver import Solver
+from solvers.aid import AidCg, AidCgWs, AidFp, AidGd, AidN
+from tests.solvers.literal import DIM_Y, LOWER, X0, Y0, ByHand, last_state
+
+Array = np.ndarray
+
+
+class Nested(ByHand):
+    """The rules of the papers."""
+
+    def implicit(self, s: int, x: Array, y: Array, z: Array, f_x: Array) -> Array:
+        return self.project(x, f_x + self.g_xy(x, y, self.cross_rows(s)) @ z)
+
+    def fixed_point(self, s: int, x: Array, y: Array, f_y: Array, eta: float) -> Array:
+        z = np.zeros(DIM_Y)
+        for i in range(self.c["system_steps"]):
+            z = (np.eye(DIM_Y) - eta * self.g_yy(x, y, self.rows(s, "system", i))) @ z - eta * f_y
+        return z
+
+    def series(self, s: int, x: Array, y: Array, f_y: Array, eta: float) -> Array:
+        """-eta sum_{q = 0..k} prod_{i < q} (I - eta H_i) f_y."""
+        product, total = np.eye(DIM_Y), np.eye(DIM_Y)
+        for i in range(self.c["system_steps"]):
+            product = (np.eye(DIM_Y) - eta * self.g_yy(x, y, self.rows(s, "system", i))) @ product
+            total = total + product
+        return -eta * total @ f_y
+
+    def krylov(self, s: int, x: Array, y: Array, f_y: Array, z: Array) -> Array:
+        """Hestenes and Stiefel's listing."""
+        hessian = self.g_yy(x, y, self.rows(s, "system"))
+        r = -f_y - hessian @ z
+        p, rr = r, r @ r
+        for _ in range(self.c["system_steps"]):
+            a = rr / (p @ hessian @ p)
+            z, r, before = z + a * p, r - a * (hessian @ p), rr
+            rr = r @ r
+            p = r + rr / before * p
+        return z
+
+    def aid(self, iterations: int, solution: Callable[[int, Array, Array, Array], Array]) -> Array:
+        x, y = X0, Y0
+        for s in range(iterations):
+            y = self.descend(s, x, y)
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
+            x = self.implicit(s, x, y, solution(s, x, y, f_y), f_x)
+        return x
+
+    def aid_gd(self, iterations: int) -> Array:
+        return self.aid(iterations, lambda *at: self.fixed_point(*at, self.c["system_step_size"]))
+
+    def aid_fp(self, iterations: int) -> Array:
+        return self.aid(iterations, lambda *at: self.fixed_point(*at, self.c["lower_step_size"]))
+
+    def aid_n(self, iterations: int) -> Array:
+        return self.aid(iterations, lambda *at: self.series(*at, self.c["lower_step_size"]))
+
+    def aid_cg(self, iterations: int) -> Array:
+        return self.aid(iterations, lambda *at: self.krylov(*at, np.zeros(DIM_Y)))
+
+    def aid_cg_ws(self, iterations: int) -> Array:
+        x, z = X0, np.zeros(DIM_Y)
+        for s in range(iterations):
+            y = self.descend(s, x, Y0)
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
+            z = self.krylov(s, x, y, f_y, z)
+            x = self.implicit(s, x, y, z, f_x)
+        return x
+
+
+RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
+    AidCg: Nested.aid_cg,
+    AidCgWs: Nested.aid_cg_ws,
+    AidFp: Nested.aid_fp,
+    AidGd: Nested.aid_gd,
+    AidN: Nested.aid_n,
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("solver", RULES)
+def test_twenty_upper_iterations_equal_a_literal_transcription(solver: type[Solver[Any]], seed: int) -> None:
+    config = random_config(solver, 3 * seed)
+    state = last_state(solver, [config], seed, 20)
+
+    np.testing.assert_allclose(
+        state.x[0].numpy(), RULES[solver](Nested(config, seed), 20), rtol=0, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("solver", RULES)
+def test_the_ledger_is_true_the_step_pure_and_warm_starts_declared(solver: type[Solver[Any]]) -> None:
+    assert audit(solver) and pure_step(solver) and warm_starts(solver)
+
+
+COUNTS = {"lower_steps": (4, 9, 1, 6), "system_steps": (3, 1, 8, 5), "cross_batches": (1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize("solver", RULES)
+def test_a_ragged_pack_equals_its_trials_alone(solver: type[Solver[Any]]) -> None:
+    """With every count different, in an order that is neither rising nor falling."""
+    configs = [random_config(solver, 9 + n % 3) for n in range(4)]
+    for n, config in enumerate(configs):
+        config |= {"batch_size": 5} if "batch_size" in config else {}
+        config |= {name: counts[n] for name, counts in COUNTS.items() if name in config}
+    together = last_state(solver, configs, 7, 6)
+
+    for n, config in enumerate(configs):
+        alone = last_state(solver, [config], 7, 6)
+        for name in vars(alone):
+            torch.testing.assert_close(
+                getattr(together, name)[n], getattr(alone, name)[0], rtol=1e-12, atol=1e-14
+            )
+
+
+def _config(solver: type[Solver[Any]], **changed: Any) -> dict[str, Any]:
+    return random_config(solver, 12) | changed
+
+
+def _same(
+    one: type[Solver[Any]], its: dict[str, Any], two: type[Solver[Any]], others: dict[str, Any]
+) -> None:
+    left, right = last_state(one, [its], 3, 8), last_state(two, [others], 3, 8)
+    torch.testing.assert_close(left.x, right.x, rtol=0, atol=1e-12)
+
+
+# --- relatives
+
+
+def test_aid_gd_with_the_lower_step_size_is_aid_fp() -> None:
+    config = _config(AidFp)
+    _same(AidFp, config, AidGd, config | {"system_step_size": config["lower_step_size"]})
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_aid_n_is_aid_fp_with_one_step_more(steps: int) -> None:
+    """On full batches."""
+    config = _config(AidN, batch_size=LOWER, system_steps=steps)
+    _same(AidN, config, AidFp, config | {"system_steps": steps + 1})
