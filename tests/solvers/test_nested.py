@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness.check import audit, random_config
+from harness.check import CPU, F64, audit, random_config
 from harness.check.solver_rules import pure_step, warm_starts
+from harness.place import first_place
 from harness.solver import Solver
 from solvers.aid import AidCg, AidCgWs, AidFp, AidGd, AidN
-from tests.solvers.literal import DIM_Y, LOWER, X0, Y0, ByHand, last_state
+from solvers.itd import Itd, Reverse
+from tests.solvers.literal import DIM_X, DIM_Y, LOWER, X0, Y0, ByHand, crooked, last_state, trajectory
 
 Array = np.ndarray
 
@@ -77,6 +79,23 @@ class Nested(ByHand):
             x = self.implicit(s, x, y, z, f_x)
         return x
 
+    def reverse(self, iterations: int) -> Array:
+        """Forward mode: the Jacobian of y_t by x, which starts at 0 where going back would end."""
+        x, y, eta = X0, Y0, self.c["lower_step_size"]
+        steps = self.c["lower_steps"]
+        forgotten = max(steps - (self.c["system_steps"] or steps), 0)
+        for s in range(iterations):
+            for i in range(forgotten):
+                y = y - eta * self.g_y(x, y, self.rows(s, "forgotten", i))
+            jacobian = np.zeros((DIM_Y, DIM_X))
+            for i in range(steps - forgotten):
+                rows = self.rows(s, "lower", i)
+                slope = self.g_yy(x, y, rows) @ jacobian + self.g_xy(x, y, rows).T
+                jacobian, y = jacobian - eta * slope, y - eta * self.g_y(x, y, rows)
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
+            x = self.project(x, f_x + jacobian.T @ f_y)
+        return x
+
 
 RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
     AidCg: Nested.aid_cg,
@@ -84,6 +103,7 @@ RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
     AidFp: Nested.aid_fp,
     AidGd: Nested.aid_gd,
     AidN: Nested.aid_n,
+    Reverse: Nested.reverse,
 }
 
 
@@ -147,3 +167,18 @@ def test_aid_n_is_aid_fp_with_one_step_more(steps: int) -> None:
     """On full batches."""
     config = _config(AidN, batch_size=LOWER, system_steps=steps)
     _same(AidN, config, AidFp, config | {"system_steps": steps + 1})
+
+
+@pytest.mark.parametrize("back", [0, 5, 9])
+def test_reverse_through_all_steps_is_itd(back: int) -> None:
+    config = _config(Itd, lower_steps=5)
+    _same(Itd, config, Reverse, config | {"system_steps": back})
+
+
+def test_reverse_keeps_and_pays_for_the_steps_it_goes_back_through() -> None:
+    config = _config(Reverse, lower_steps=7, system_steps=3, batch_size=5, upper_batch_size=0)
+    *_, (_, ledger) = trajectory(Reverse, [config], 1, 1)
+    held = Reverse.pack([config, config | {"system_steps": 0}], CPU, F64).held(first_place(crooked(), 1, 5))
+
+    assert ledger[0].tolist() == [15 + 20, 11, 15, 15, 0]
+    assert torch.as_tensor(held.y).tolist() == [3 + 6, 7 + 6]
