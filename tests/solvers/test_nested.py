@@ -11,8 +11,11 @@ from harness.check import CPU, F64, audit, random_config
 from harness.check.solver_rules import pure_step, warm_starts
 from harness.place import first_place
 from harness.solver import Solver
+from harness.streams import generator
 from solvers.aid import AidCg, AidCgWs, AidFp, AidGd, AidN
+from solvers.alset import AlsetNeumann
 from solvers.itd import Itd, Reverse
+from solvers.stocbio import Stocbio, StocbioNeumann
 from tests.solvers.literal import DIM_X, DIM_Y, LOWER, X0, Y0, ByHand, crooked, last_state, trajectory
 
 Array = np.ndarray
@@ -96,6 +99,42 @@ class Nested(ByHand):
             x = self.project(x, f_x + jacobian.T @ f_y)
         return x
 
+    def stocbio_neumann(self, iterations: int) -> Array:
+        return self.aid(iterations, lambda *at: self.series(*at, self.c["system_step_size"]))
+
+    def stocbio(self, iterations: int) -> Array:
+        def solution(s: int, x: Array, y: Array, f_y: Array) -> Array:
+            z = -f_y
+            for i in range(self.c["system_steps"]):
+                hessian = self.g_yy(x, y, self.rows(s, "system", i))
+                z = z - self.c["system_step_size"] * (hessian @ z + f_y)
+            return z
+
+        return self.aid(iterations, solution)
+
+    def random_series(self, s: int, x: Array, y: Array, f_y: Array, longest: int) -> Array:
+        p = int(generator(self.seed, s, "truncation").random() * longest)
+        eta = self.c["system_step_size"]
+        z = -longest * eta * f_y
+        for i in range(p):
+            z = z - eta * self.g_yy(x, y, self.rows(s, "system", i)) @ z
+        return z
+
+    def falling(self, s: int, level: str) -> float:
+        return float((s + 1) ** -self.c[f"{level}_decay"])
+
+    def alset_neumann(self, iterations: int) -> Array:
+        x, y = X0, Y0
+        for s in range(iterations):
+            for i in range(self.c["lower_steps"]):
+                step = self.c["lower_step_size"] * self.falling(s, "lower")
+                y = y - step * self.g_y(x, y, self.rows(s, "lower", i))
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
+            z = self.random_series(s, x, y, f_y, self.c["system_steps"])
+            h = f_x + self.g_xy(x, y, self.rows(s, "cross")) @ z
+            x = self.project(x, h, self.falling(s, "upper"))
+        return x
+
 
 RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
     AidCg: Nested.aid_cg,
@@ -103,7 +142,10 @@ RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
     AidFp: Nested.aid_fp,
     AidGd: Nested.aid_gd,
     AidN: Nested.aid_n,
+    AlsetNeumann: Nested.alset_neumann,
     Reverse: Nested.reverse,
+    Stocbio: Nested.stocbio,
+    StocbioNeumann: Nested.stocbio_neumann,
 }
 
 
@@ -167,6 +209,11 @@ def test_aid_n_is_aid_fp_with_one_step_more(steps: int) -> None:
     """On full batches."""
     config = _config(AidN, batch_size=LOWER, system_steps=steps)
     _same(AidN, config, AidFp, config | {"system_steps": steps + 1})
+
+
+def test_stocbio_with_the_series_in_the_lower_step_size_is_aid_n() -> None:
+    config = _config(AidN)
+    _same(AidN, config, StocbioNeumann, config | {"system_step_size": config["lower_step_size"]})
 
 
 @pytest.mark.parametrize("back", [0, 5, 9])
