@@ -142,7 +142,6 @@ def test_no_derivative_follows_from_an_answer(bench: Bench) -> None:
         torch.autograd.grad(found.sum(), y)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(("steps", "failing"), [((1, 3), 1), ((3, 1), 0)])
 def test_a_system_that_fails_in_a_loop_is_noted_for_its_trial(
     bench: Bench, steps: tuple[int, int], failing: int
@@ -160,8 +159,6 @@ def test_a_system_that_fails_in_a_loop_is_noted_for_its_trial(
     assert found[:, 0].tolist() == [2.0 if failed else 1.0 for failed in expected]
 
 
-=======
->>>>>>> 92bd5ca (A place knows dim_x and dim_y: a solver that takes dense matrices could not declare their cost)
 @pytest.mark.parametrize(("kind", "name"), [("hessian_vector", "hessian"), ("cross", "cross_matrix")])
 def test_a_dense_matrix_is_charged_as_its_columns(bench: Bench, kind: str, name: str) -> None:
     """And a solver can declare that: it sees the sizes of the problem at its place."""

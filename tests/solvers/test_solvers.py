@@ -29,8 +29,7 @@ from harness.runner import run_pack
 from harness.streams import Streams
 from solvers.aid import AidFp
 from solvers.alset import Alset, AlsetDagger, AlsetDaggerDet
-from solvers.amigo import Amigo
-from solvers.amigo import AmigoCg
+from solvers.amigo import Amigo, AmigoCg
 from solvers.bsgm import Bsgm, BsgmDecreasing, BsgmGrowing, BsgmWs
 from solvers.itd import Itd
 from solvers.soba import Soba
