@@ -147,4 +147,4 @@ def test_plugins_know_the_interface_only(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOLVERS, ids=_name)
 def test_solver_files_need_little_else(path: Path) -> None:
-    assert _modules(path) <= {"harness.api", "dataclasses", "typing", "math", "torch"}
+    assert _modules(path) <= {"harness.api", "abc", "dataclasses", "typing", "math", "torch"}
