@@ -197,6 +197,7 @@ def test_a_ragged_pack_equals_its_trials_alone(solver: type[Solver[Any]]) -> Non
 @pytest.mark.parametrize("solver", RULES)
 def test_what_a_trial_holds_is_two_states_and_its_tables(solver: type[Solver[Any]]) -> None:
     config = random_config(solver, 0) | {"batch_size": 5}
+    config.update({"upper_batch_size": 4} if "upper_batch_size" in config else {})
     settled, state = solver.pack([config], CPU, F64), last_state(solver, [config], 7, 2)
     place = first_place(crooked(), 7, None)
     held = settled.held(place)
