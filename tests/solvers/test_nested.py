@@ -1,5 +1,7 @@
 """Methods with inner loops: each rule against a literal transcription, and what is special about each."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +16,10 @@ from harness.solver import Solver
 from harness.streams import generator
 from solvers.aid import AidCg, AidCgWs, AidFp, AidGd, AidN
 from solvers.alset import AlsetNeumann
+from solvers.bsa import Ba, Bsa, BsaWs
 from solvers.itd import Itd, Reverse
 from solvers.stocbio import Stocbio, StocbioNeumann
-from tests.solvers.literal import DIM_X, DIM_Y, LOWER, X0, Y0, ByHand, crooked, last_state, trajectory
+from tests.solvers.literal import DIM_X, DIM_Y, LOWER, UPPER, X0, Y0, ByHand, crooked, last_state, trajectory
 
 Array = np.ndarray
 
@@ -135,6 +138,36 @@ class Nested(ByHand):
             x = self.project(x, h, self.falling(s, "upper"))
         return x
 
+    def grown(self, s: int) -> int:
+        return math.ceil(self.c["growth"] * (s + 1) ** self.c["growth_exponent"])
+
+    def ba(self, iterations: int) -> Array:
+        x, full = X0, np.arange(LOWER)
+        for s in range(iterations):
+            y = Y0
+            for _ in range(self.grown(s)):
+                y = y - self.c["lower_step_size"] * self.g_y(x, y, full)
+            f_x, f_y = self.f(x, y, slice(None))
+            inverse = np.linalg.inv(self.g_yy(x, y, full))
+            x = self.project(x, f_x - self.g_xy(x, y, full) @ inverse @ f_y)
+        return x
+
+    def bsa(self, iterations: int, warm: bool = False) -> Array:
+        x, y, gamma = X0, Y0, self.c["decay"]
+        for s in range(iterations):
+            y = y if warm else Y0
+            for i in range(self.grown(s)):
+                step = self.c["lower_step_size"] / (1 + i / gamma)
+                y = y - step * self.g_y(x, y, self.rows(s, "lower", i))
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
+            longest = math.ceil(self.c["system_steps"] + self.c["system_growth"] * math.log(s + 1))
+            z = self.random_series(s, x, y, f_y, longest)
+            x = self.project(x, f_x + self.g_xy(x, y, self.rows(s, "cross")) @ z)
+        return x
+
+    def bsa_ws(self, iterations: int) -> Array:
+        return self.bsa(iterations, warm=True)
+
 
 RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
     AidCg: Nested.aid_cg,
@@ -143,6 +176,9 @@ RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
     AidGd: Nested.aid_gd,
     AidN: Nested.aid_n,
     AlsetNeumann: Nested.alset_neumann,
+    Ba: Nested.ba,
+    Bsa: Nested.bsa,
+    BsaWs: Nested.bsa_ws,
     Reverse: Nested.reverse,
     Stocbio: Nested.stocbio,
     StocbioNeumann: Nested.stocbio_neumann,
@@ -153,6 +189,7 @@ RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
 @pytest.mark.parametrize("solver", RULES)
 def test_twenty_upper_iterations_equal_a_literal_transcription(solver: type[Solver[Any]], seed: int) -> None:
     config = random_config(solver, 3 * seed)
+    config |= {"growth": 20 * config["growth"]} if "growth" in config else {}
     state = last_state(solver, [config], seed, 20)
 
     np.testing.assert_allclose(
@@ -165,7 +202,12 @@ def test_the_ledger_is_true_the_step_pure_and_warm_starts_declared(solver: type[
     assert audit(solver) and pure_step(solver) and warm_starts(solver)
 
 
-COUNTS = {"lower_steps": (4, 9, 1, 6), "system_steps": (3, 1, 8, 5), "cross_batches": (1, 2, 3, 4)}
+COUNTS = {
+    "lower_steps": (4, 9, 1, 6),
+    "system_steps": (3, 1, 8, 5),
+    "cross_batches": (1, 2, 3, 4),
+    "growth": (1.3, 4.0, 0.2, 2.2),
+}
 
 
 @pytest.mark.parametrize("solver", RULES)
@@ -187,6 +229,10 @@ def test_a_ragged_pack_equals_its_trials_alone(solver: type[Solver[Any]]) -> Non
 
 def _config(solver: type[Solver[Any]], **changed: Any) -> dict[str, Any]:
     return random_config(solver, 12) | changed
+
+
+def _packed(solver: type[Solver[Any]], *configs: dict[str, Any]) -> Any:
+    return solver.pack(configs, CPU, F64)
 
 
 def _same(
@@ -225,7 +271,31 @@ def test_reverse_through_all_steps_is_itd(back: int) -> None:
 def test_reverse_keeps_and_pays_for_the_steps_it_goes_back_through() -> None:
     config = _config(Reverse, lower_steps=7, system_steps=3, batch_size=5, upper_batch_size=0)
     *_, (_, ledger) = trajectory(Reverse, [config], 1, 1)
-    held = Reverse.pack([config, config | {"system_steps": 0}], CPU, F64).held(first_place(crooked(), 1, 5))
+    held = _packed(Reverse, config, config | {"system_steps": 0}).held(first_place(crooked(), 1, 5))
 
     assert ledger[0].tolist() == [15 + 20, 11, 15, 15, 0]
     assert torch.as_tensor(held.y).tolist() == [3 + 6, 7 + 6]
+
+
+def test_ba_and_bsa_take_more_lower_steps_as_they_go() -> None:
+    """And the longest series of BSA grows with the logarithm."""
+    grows = {"growth": 0.5, "growth_exponent": 0.25}
+    ba = _packed(Ba, _config(Ba, **grows), _config(Ba, growth=2.0, growth_exponent=0.5))
+    bsa = _packed(Bsa, _config(Bsa, system_steps=3, system_growth=1.5), _config(Bsa, system_growth=0.0))
+    place = first_place(crooked(), 1, 5)
+    at = [dataclasses.replace(place, iteration=s) for s in (0, 1, 15, 16, 255, 256)]
+
+    assert [ba.lower_steps(p).tolist() for p in at] == [[1, 2], [1, 3], [1, 8], [2, 9], [2, 32], [3, 33]]
+    assert [int(bsa.longest(p)[0]) for p in at] == [3, 5, 8, 8, 12, 12]
+    assert len({int(bsa.longest(p)[1]) for p in at}) == 1
+
+
+def test_ba_pays_for_a_whole_hessian_and_its_hypergradient_is_exact_at_its_y() -> None:
+    """As if conjugate gradients had solved the system at the same y."""
+    config = {"growth": 4.0, "growth_exponent": 0.0, "lower_step_size": 0.2, "upper_step_size": 0.1}
+    *_, (state, ledger) = trajectory(Ba, [config], 1, 3)
+    nested = {"lower_steps": 4, "system_steps": DIM_Y, "cross_batches": 1, "batch_size": LOWER}
+    same = last_state(AidCgWs, [nested | {"lower_step_size": 0.2, "upper_step_size": 0.1}], 1, 3)
+
+    torch.testing.assert_close(state.x, same.x, rtol=0, atol=1e-10)
+    assert ledger[0].tolist() == [3 * 4 * LOWER, 3 * UPPER, 3 * DIM_Y * LOWER, 3 * LOWER, 0]
