@@ -1,6 +1,7 @@
 """Methods with inner loops: each rule against a literal transcription, and what is special about each."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,16 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from harness.check import CPU, F64, audit, random_config
+from harness.budget import Accountant
+from harness.check import CPU, F64, ExactQuartic, audit, random_config
 from harness.check.solver_rules import pure_step, warm_starts
+from harness.meter import Meter
+from harness.oracle import Oracle
 from harness.place import first_place
 from harness.solver import Solver
-from harness.streams import generator
+from harness.streams import Streams, generator
+from solvers.accbio import AccBio
 from solvers.aid import AidCg, AidCgWs, AidFp, AidGd, AidN
 from solvers.alset import AlsetNeumann
 from solvers.bsa import Ba, Bsa, BsaWs
 from solvers.itd import Itd, Reverse
 from solvers.stocbio import Stocbio, StocbioNeumann
+from solvers.ttsa import Ttsa
 from tests.solvers.literal import DIM_X, DIM_Y, LOWER, UPPER, X0, Y0, ByHand, crooked, last_state, trajectory
 
 Array = np.ndarray
@@ -168,8 +174,42 @@ class Nested(ByHand):
     def bsa_ws(self, iterations: int) -> Array:
         return self.bsa(iterations, warm=True)
 
+    def ttsa(self, iterations: int) -> Array:
+        x, y = X0, Y0
+        for s in range(iterations):
+            step = self.c["lower_step_size"] * self.falling(s, "lower")
+            y = y - step * self.g_y(x, y, self.rows(s, "epochs"))
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
+            z = self.random_series(s, x, y, f_y, self.c["system_steps"])
+            x = self.project(x, f_x + self.g_xy(x, y, self.rows(s, "cross")) @ z, self.falling(s, "upper"))
+        return x
+
+    def accbio(self, iterations: int) -> Array:
+        """With the paper's letters: x_k and z_k of the upper level are `slow` and `x`."""
+        x, slow, y, full, c = X0, X0, Y0, np.arange(LOWER), self.c
+        m, root = c["momentum"], c["upper_rate"]
+        for _ in range(iterations):
+            eta = root / (root + 2)
+            tilde = eta * slow + (1 - eta) * x
+            s_t, y_t = y, y
+            for _ in range(c["lower_steps"]):
+                before, y_t = y_t, s_t - c["lower_step_size"] * self.g_y(tilde, s_t, full)
+                s_t = (1 + m) * y_t - m * before
+            y = y_t
+            f_x, f_y = self.f(tilde, y, slice(None))
+            z = z_before = np.zeros(DIM_Y)
+            for _ in range(c["system_steps"]):
+                pull = self.g_yy(tilde, y, full) @ z + f_y
+                z, z_before = z - c["system_step_size"] * pull + m**2 * (z - z_before), z
+            h = f_x + self.g_xy(tilde, y, full) @ z
+            tau, long_step = root / 2, c["upper_step_size"] / root
+            slow = np.clip(tau * tilde + (1 - tau) * slow - long_step * h, -2, 2)
+            x = self.project(tilde, h)
+        return x
+
 
 RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
+    AccBio: Nested.accbio,
     AidCg: Nested.aid_cg,
     AidCgWs: Nested.aid_cg_ws,
     AidFp: Nested.aid_fp,
@@ -182,6 +222,7 @@ RULES: dict[type[Solver[Any]], Callable[[Nested, int], Array]] = {
     Reverse: Nested.reverse,
     Stocbio: Nested.stocbio,
     StocbioNeumann: Nested.stocbio_neumann,
+    Ttsa: Nested.ttsa,
 }
 
 
@@ -262,6 +303,29 @@ def test_stocbio_with_the_series_in_the_lower_step_size_is_aid_n() -> None:
     _same(AidN, config, StocbioNeumann, config | {"system_step_size": config["lower_step_size"]})
 
 
+def test_ttsa_on_full_batches_is_alset_with_the_series_and_falling_steps() -> None:
+    config = _config(Ttsa, batch_size=LOWER)
+    _same(Ttsa, config, AlsetNeumann, config | {"lower_steps": 1})
+
+
+def test_the_random_series_is_in_the_mean_the_sum_of_its_terms() -> None:
+    """With k = 5 each p in 0, ..., 4 gives a term; ALSET's hypergradient at x0 over many seeds."""
+    k, eta = 5, 0.4
+    config = {"system_steps": k, "batch_size": LOWER, "upper_batch_size": 0, "lower_steps": 1}
+    config |= {"upper_step_size": 1e-3, "lower_step_size": 0.2, "system_step_size": eta}
+    literal = Nested(config | {"lower_decay": 0.0}, 0)
+    y = literal.descend(0, X0, Y0)
+    f_x, f_y = literal.f(X0, y, slice(None))
+    factor = np.eye(DIM_Y) - eta * literal.g_yy(X0, y, np.arange(LOWER))
+    terms = [-k * eta * np.linalg.matrix_power(factor, p) @ f_y for p in range(k)]
+    exact = [f_x + literal.g_xy(X0, y, np.arange(LOWER)) @ z for z in terms]
+    found = [(X0 - last_state(AlsetNeumann, [config], seed, 1).x[0].numpy()) / 1e-3 for seed in range(60)]
+    met = [min(range(k), key=lambda p: float(np.abs(h - exact[p]).max())) for h in found]
+
+    assert max(float(np.abs(h - exact[p]).max()) for h, p in zip(found, met, strict=True)) < 1e-10
+    assert sorted(set(met)) == list(range(k)) and max(map(met.count, range(k))) < 25
+
+
 @pytest.mark.parametrize("back", [0, 5, 9])
 def test_reverse_through_all_steps_is_itd(back: int) -> None:
     config = _config(Itd, lower_steps=5)
@@ -299,3 +363,28 @@ def test_ba_pays_for_a_whole_hessian_and_its_hypergradient_is_exact_at_its_y() -
 
     torch.testing.assert_close(state.x, same.x, rtol=0, atol=1e-10)
     assert ledger[0].tolist() == [3 * 4 * LOWER, 3 * UPPER, 3 * DIM_Y * LOWER, 3 * LOWER, 0]
+
+
+def test_accbio_falls_by_its_rate_in_every_upper_iteration() -> None:
+    """L(x) - L* + mu / 4 |u - x*|^2 falls by 1 - q / 2 where the hypergradient is exact, alpha = 1 / (2 L_x)
+    and q = sqrt(alpha mu), mu a little less than the least curvature of L."""
+    problem = ExactQuartic()
+    problem.setup(None, 0, CPU, F64)
+    curvature = torch.func.jacrev(lambda x: problem.hypergradient(x.unsqueeze(0))[0])(problem.solution)
+    mu, alpha = 0.8 * float(torch.linalg.eigvalsh(curvature)[0]), 0.5 / problem.upper_smoothness
+    q, eta = math.sqrt(alpha * mu), 1 / problem.smoothness
+    config = {"lower_steps": 60, "system_steps": 60, "momentum": 0.3, "upper_rate": q}
+    config |= {"upper_step_size": alpha, "lower_step_size": eta, "system_step_size": eta}
+    solver = _packed(AccBio, config)
+    accountant = Accountant(1, 1e9, {})
+    meter = Meter(problem, Streams(0, 23, 11, CPU), accountant, tuple(v.to(F64) for v in problem.initial(0)))
+    state, potential = solver.init(Oracle.of(meter)), []
+    for s in range(25):
+        meter.begin(s)
+        accountant.open(meter.live, solver.cost(meter.place).table(1))
+        state = solver.step(Oracle.of(meter), state)
+        away = float(((state.u[0] - problem.solution) ** 2).sum())
+        above = problem._upper_value(state.x[0]) - problem._optimum
+        potential.append(above + mu / 4 * away)
+
+    assert all(new <= (1 - q / 2) * old for old, new in itertools.pairwise(potential))
