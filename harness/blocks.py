@@ -138,6 +138,30 @@ class SingleLoop(MiniBatches[S]):
         return decayed(self.lower_step_size, self.lower_decay, place.iteration)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NeumannEstimates(SingleLoop[S]):
+    """d_y g and h = d_x f + C z at a point, z by a Neumann series that is cut after N factors, or `random` of
+    them. Their batches, and how many factors, depend on the upper iteration only: at two points the same.
+    (2 + factors) * batch_size + upper_batch_size samples per point."""
+
+    system_steps: Tensor = count("(longest) Neumann series", symbol="N")
+    system_step_size: Tensor = real("step size of the Neumann series", symbol="eta_LS")
+
+    def estimates_cost(self, place: Place, points: int, random: bool) -> Cost:
+        factors = truncation(place, self.system_steps) if random else self.system_steps
+        once = points * self.lower_samples(place)
+        series = points * self.lower_samples(place, factors)
+        return Cost(once, points * self.upper_samples(place), series, once)
+
+    def estimates(self, oracle: Oracle, x: Tensor, y: Tensor, random: bool) -> tuple[Tensor, Tensor]:
+        """(d_y g, h) at a point."""
+        f_x, f_y = self.upper_gradient(oracle, x, y)
+        series = random_neumann if random else neumann_series
+        z = series(oracle, x, y, f_y, self.system_steps, self.system_step_size, self.batch_size)
+        h = f_x + oracle.cross(x, y, z, self.lower_batch(oracle, "cross"))
+        return oracle.lower_gradient(x, y, self.lower_batch(oracle, "lower")), h
+
+
 # --- parts of a rule
 
 
@@ -207,6 +231,7 @@ def neumann(
     step_size: Tensor,
     batch_size: int | None,
     within: MiniBatch | None = None,
+    phase: str = "system",
 ) -> tuple[Tensor, Tensor]:
     """The last term and the sum of v, (I - step_size * H) v, ..., each factor on a fresh batch, `steps` of
     them. Cost: steps * batch_size Hessian-vector products."""
@@ -219,8 +244,27 @@ def neumann(
         return term, total + term
 
     operands = (x, y, step_size)
-    term, total = oracle.loop("system", steps, body, (v, v), *operands, batch_size=batch_size, within=within)
+    term, total = oracle.loop(phase, steps, body, (v, v), *operands, batch_size=batch_size, within=within)
     return term, total
+
+
+def neumann_series(
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    f_y: Tensor,
+    steps: Tensor,
+    step_size: Tensor,
+    batch_size: int | None,
+    within: MiniBatch | None = None,
+    phase: str = "system",
+) -> Tensor:
+    """z = -step_size * sum_{q = 0..steps} prod_{i = 1..q} (I - step_size * H(x, y; batch_i)) f_y.
+
+    A z that is not finite falls back to its first term. Cost: steps * batch_size Hessian-vector products."""
+    first = -step_size * f_y
+    _, total = neumann(oracle, x, y, first, steps, step_size, batch_size, within, phase)
+    return oracle.or_start(total, first, within)
 
 
 def truncation(place: Place, longest: Tensor) -> Tensor:
