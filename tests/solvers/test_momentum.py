@@ -13,9 +13,10 @@ from harness.check.solver_rules import pure_step, warm_starts
 from harness.errors import PluginError
 from harness.solver import Solver
 from solvers.fsla import Fsla
+from solvers.sustain import Mrbo
 from tests.solvers.literal import DIM_Y, X0, Y0, ByHand, last_state, trajectory
 
-MOMENTUM: list[type[Solver[Any]]] = [Fsla]
+MOMENTUM: list[type[Solver[Any]]] = [Fsla, Mrbo]
 
 
 class Momentum(ByHand):
@@ -43,8 +44,39 @@ class Momentum(ByHand):
             zs.append(z)
         return xs[-1]
 
+    def h_series(self, s: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """A hypergradient with all of the Neumann series' terms, matrix by matrix."""
+        f_x, f_y = self.f(x, y, self.upper_rows(s))
+        factors = [
+            np.eye(DIM_Y) - self.c["system_step_size"] * self.g_yy(x, y, self.rows(s, "system", i))
+            for i in range(self.c["system_steps"])
+        ]
+        inverse, product = np.eye(DIM_Y), np.eye(DIM_Y)
+        for factor in factors:
+            product = factor @ product
+            inverse = inverse + product
+        z = -self.c["system_step_size"] * inverse @ f_y
+        return np.asarray(f_x + self.g_xy(x, y, self.rows(s, "cross")) @ z)
 
-RULES: list[tuple[type[Solver[Any]], Callable[[Momentum, int], np.ndarray]]] = [(Fsla, Momentum.fsla)]
+    def mrbo(self, iterations: int) -> np.ndarray:
+        xs, ys, c = [X0], [Y0], self.c
+        for k in range(1, iterations + 1):
+            s, x, y = k - 1, xs[-1], ys[-1]
+            rows, kept = self.rows(s, "lower"), 1 - c["momentum"] / k ** (2 / 3)
+            if k == 1:
+                u, d = self.g_y(x, y, rows), self.h_series(s, x, y)
+            else:
+                u = self.g_y(x, y, rows) + kept * (u - self.g_y(xs[-2], ys[-2], rows))
+                d = self.h_series(s, x, y) + kept * (d - self.h_series(s, xs[-2], ys[-2]))
+            ys.append(y - c["lower_step_size"] * k ** -c["lower_decay"] * u)
+            xs.append(self.project(x, d, k ** -c["upper_decay"]))
+        return xs[-1]
+
+
+RULES: list[tuple[type[Solver[Any]], Callable[[Momentum, int], np.ndarray]]] = [
+    (Fsla, Momentum.fsla),
+    (Mrbo, Momentum.mrbo),
+]
 
 
 @pytest.mark.parametrize("seed", range(6))
