@@ -37,6 +37,7 @@ FULL, MINI = 10**6, 8  # batch sizes
 SEEDS = 4
 MEANS = 8  # seeds of a randomised method's mean direction: of fewer the spread is too rough a guess
 LONG, SHORT = 100_000, 12_000  # samples
+MANY = 200  # upper iterations as dear as the first: as much again for a method that steps y once in each
 FALLEN = 0.05  # mean relative error of L - L* that counts as fallen
 LOWER_STEPS = ("lower_step_size", "system_step_size")
 REMEMBERED = 0.4  # by how much these are shorter on mini-batches where derivatives are as old as an epoch
@@ -212,14 +213,17 @@ class Convergence:
     # --- the solution
 
     def _converges(self, setting: Setting) -> str:
+        config = self._config(setting, ENOUGH, STILL)
+        many = max(LONG, MANY * int(first_cost(self.problem, self.solver, [config], 0)[0]))
         best = math.inf
-        for scale in STEPS_OF_X:
-            upper = scale / self.problem.upper_smoothness
-            error = self._final_error(self._config(setting, ENOUGH, upper), LONG)
-            best = min(best, error)
-            if error <= EXACT:
-                return f"relative error of L {error:.1e}{self._floor(setting, upper)}"
-        return self._documented([1.0, best], f"relative error of L {best:.1e} at best after {LONG} samples")
+        for samples in sorted({LONG, many}):
+            for scale in STEPS_OF_X:
+                upper = scale / self.problem.upper_smoothness
+                error = self._final_error(self._config(setting, ENOUGH, upper), samples)
+                best = min(best, error)
+                if error <= EXACT:
+                    return f"relative error of L {error:.1e}{self._floor(setting, upper)}"
+        return self._documented([1.0, best], f"relative error of L {best:.1e} at best after {many} samples")
 
     def _floor(self, setting: Setting, upper: float) -> str:
         """What few inner steps come to, where there are inner steps."""

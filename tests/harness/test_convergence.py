@@ -7,6 +7,7 @@ from torch import Tensor
 from harness.check.convergence import Convergence
 from harness.params import real
 from solvers.soba import Soba
+from solvers.sustain import Mrbo
 
 
 def test_a_method_whose_steps_fall_by_default_is_judged_at_constant_steps() -> None:
@@ -20,3 +21,8 @@ def test_a_method_whose_steps_fall_by_default_is_judged_at_constant_steps() -> N
     )
 
     assert "at a still x" in Convergence(falling).checks()["hypergradient"]()
+
+
+def test_a_method_with_one_dear_step_of_y_per_upper_iteration_is_given_enough_of_them() -> None:
+    """100 000 samples are 35 upper iterations of a series of 60 factors at two points."""
+    assert "relative error of L" in Convergence(Mrbo).checks()["convergence"]()
