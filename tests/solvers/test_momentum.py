@@ -12,11 +12,13 @@ from harness.check import audit, random_config
 from harness.check.solver_rules import pure_step, warm_starts
 from harness.errors import PluginError
 from harness.solver import Solver
+from harness.streams import generator
 from solvers.fsla import Fsla
+from solvers.smb import Smb
 from solvers.sustain import Mrbo
 from tests.solvers.literal import DIM_Y, X0, Y0, ByHand, last_state, trajectory
 
-MOMENTUM: list[type[Solver[Any]]] = [Fsla, Mrbo]
+MOMENTUM: list[type[Solver[Any]]] = [Fsla, Mrbo, Smb]
 
 
 class Momentum(ByHand):
@@ -58,6 +60,14 @@ class Momentum(ByHand):
         z = -self.c["system_step_size"] * inverse @ f_y
         return np.asarray(f_x + self.g_xy(x, y, self.rows(s, "cross")) @ z)
 
+    def h_random(self, s: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """A hypergradient with one of the Neumann series' terms, N times as large."""
+        f_x, f_y = self.f(x, y, self.upper_rows(s))
+        z = -self.c["system_step_size"] * self.c["system_steps"] * f_y
+        for i in range(int(generator(self.seed, s, "truncation").random() * self.c["system_steps"])):
+            z = z - self.c["system_step_size"] * self.g_yy(x, y, self.rows(s, "system", i)) @ z
+        return np.asarray(f_x + self.g_xy(x, y, self.rows(s, "cross")) @ z)
+
     def mrbo(self, iterations: int) -> np.ndarray:
         xs, ys, c = [X0], [Y0], self.c
         for k in range(1, iterations + 1):
@@ -72,10 +82,22 @@ class Momentum(ByHand):
             xs.append(self.project(x, d, k ** -c["upper_decay"]))
         return xs[-1]
 
+    def smb(self, iterations: int) -> np.ndarray:
+        x, y, c = X0, Y0, self.c
+        u = d = np.empty(0)
+        h = {"random": self.h_random, "whole": self.h_series}[c["series"]]
+        for s in range(iterations):
+            g_y, slope, a = self.g_y(x, y, self.rows(s, "lower")), h(s, x, y), c["momentum"]
+            u, d = (g_y, slope) if s == 0 else ((1 - a) * u + a * g_y, (1 - a) * d + a * slope)
+            y = y - c["lower_step_size"] * (s + 1) ** -c["lower_decay"] * u
+            x = self.project(x, d, (s + 1) ** -c["upper_decay"])
+        return x
+
 
 RULES: list[tuple[type[Solver[Any]], Callable[[Momentum, int], np.ndarray]]] = [
     (Fsla, Momentum.fsla),
     (Mrbo, Momentum.mrbo),
+    (Smb, Momentum.smb),
 ]
 
 
