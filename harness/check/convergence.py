@@ -75,8 +75,8 @@ class Diverged(PluginError):
 
 class Convergence:
     """The checks of one solver. One holds if it holds in some `Setting`; step sizes of the lower level and
-    the system are 1.25 / L, where a step taken twice as long would diverge, and do not fall: a decay is an
-    answer to noise, and keeps a single loop from an exact answer in the samples of these checks."""
+    the system are 1.25 / L, where a step taken twice as long would diverge. No step size falls where the
+    answer is to be exact: a decay is an answer to noise."""
 
     def __init__(self, solver: type[Solver[Any]]) -> None:
         self.solver = solver
@@ -117,13 +117,15 @@ class Convergence:
                     return check(setting)
             raise
 
-    def _config(self, setting: Setting, steps: int, upper: float, batch_size: int = FULL) -> dict[str, Any]:
+    def _config(
+        self, setting: Setting, steps: int, upper: float, batch_size: int = FULL, noisy: bool = False
+    ) -> dict[str, Any]:
         lower = 1.25 / self.problem.smoothness
         known: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if _is_step(name):
                 known[name] = upper if name.startswith("upper") else lower
-            elif name.endswith("_decay"):
+            elif name.endswith("_decay") and not noisy:
                 known[name] = 0.0
             else:
                 known[name] = setting.value(name, parameter, steps, batch_size)
@@ -197,7 +199,7 @@ class Convergence:
         """A randomised method: the mean direction of the later half of the upper iterations, over seeds."""
         means = []
         for seed in range(MEANS):
-            self._run(self._config(setting, SERIES, STILL), iterations=1000, seed=seed)
+            self._run(self._config(setting, SERIES, STILL, noisy=True), iterations=1000, seed=seed)
             directions = torch.cat([step.direction for step in self.problem.upper_steps])
             means.append(directions[len(directions) // 2 :].mean(0))
         exact = self.problem.hypergradient(self.problem.upper_steps[-1].x)[0]
@@ -232,12 +234,12 @@ class Convergence:
         return f"; with {FEW} inner steps {self._final_error(self._config(setting, FEW, upper), LONG):.1e}"
 
     def _falls(self, setting: Setting, batch_size: int = MINI, samples: int = SHORT) -> str:
-        """At one scale of x's steps; at the best of them where the method sizes its steps itself."""
+        """At the better of two scales of x's steps; of three where the method sizes its steps itself."""
         sized = self.solver.adaptive or not self.solver.estimates_hypergradient
         found = []
-        for scale in STEPS_OF_X if sized else STEPS_OF_X[1:2]:
+        for scale in STEPS_OF_X if sized else STEPS_OF_X[1:]:
             upper = scale / self.problem.upper_smoothness
-            config = self._config(setting, SERIES, upper, batch_size)
+            config = self._config(setting, SERIES, upper, batch_size, noisy=True)
             if self.solver.tables:
                 config.update({n: REMEMBERED * v for n, v in config.items() if n in LOWER_STEPS})
             found.append([self._final_error(config, samples, seed) for seed in range(SEEDS)])

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from harness.check.convergence import Convergence
 from harness.params import real
+from solvers.smb import Smb
 from solvers.soba import Soba
 from solvers.sustain import Mrbo
 
@@ -26,3 +27,8 @@ def test_a_method_whose_steps_fall_by_default_is_judged_at_constant_steps() -> N
 def test_a_method_with_one_dear_step_of_y_per_upper_iteration_is_given_enough_of_them() -> None:
     """100 000 samples are 35 upper iterations of a series of 60 factors at two points."""
     assert "relative error of L" in Convergence(Mrbo).checks()["convergence"]()
+
+
+def test_noise_is_judged_at_a_shorter_step_too() -> None:
+    """A moving average of randomised estimates circles too widely at 0.2 / L, at constant steps."""
+    assert "randomised: relative error of L" in Convergence(Smb).checks()["convergence"]()
