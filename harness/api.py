@@ -31,11 +31,12 @@ from harness.oracle import Oracle
 from harness.params import choice, count, option, real, shared
 from harness.place import Place, whole
 from harness.problem import Metric, Problem
-from harness.solver import Held, Needs, Solver, State
+from harness.solver import Bias, Held, Needs, Solver, State
 from harness.streams import generator
 
 __all__ = [
     "Batch",
+    "Bias",
     "Cost",
     "HarnessError",
     "Held",

@@ -86,6 +86,22 @@ class Held(NamedTuple):
     y: Tensor | int
 
 
+@dataclasses.dataclass(frozen=True)
+class Bias:
+    """What keeps a hypergradient from the exact one however many steps, and what it is governed by.
+
+    parameter: its name. rate: the relative error falls like parameter^rate: negative where it falls as the
+    parameter grows (a penalty), positive where it falls with it (a smoothing).
+    stiff: step sizes that must shrink as the parameter grows.
+    nested: whether every upper iteration finds the lower solutions it needs by many steps at its x, so that
+    all this holds for a moving x; else a still one."""
+
+    parameter: str
+    rate: float
+    stiff: tuple[str, ...] = ()
+    nested: bool = False
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Solver(ABC, Generic[S]):
     """warm_starts: fields of the state shaped like y that the next upper iteration starts from. Where the
@@ -93,7 +109,8 @@ class Solver(ABC, Generic[S]):
     tables: fields of the state that are remembered for each batch of the phase "partition", and its level: a
     step finds in them what the same batch was last left with (at first, what `init` gives).
     needs: what a problem must have. adaptive: upper_step_size scales steps of x that the method sizes itself.
-    floor: what keeps the hypergradient from the exact one however many steps; empty: nothing.
+    bias: what the error of the hypergradient is governed by besides steps; None: nothing.
+    floor: in words, what else keeps it from the exact one however many steps; empty: nothing.
     estimates_hypergradient: whether the direction of x's steps estimates it; a search that moves x without
     one has none to judge."""
 
@@ -103,6 +120,7 @@ class Solver(ABC, Generic[S]):
     tables: ClassVar[Mapping[str, Level]] = {}
     needs: ClassVar[Needs] = Needs()
     adaptive: ClassVar[bool] = False
+    bias: ClassVar[Bias | None] = None
     floor: ClassVar[str] = ""
     estimates_hypergradient: ClassVar[bool] = True
 

@@ -2,13 +2,15 @@
 
 Nothing is asked of the solver but what every solver does: the direction it passes to
 `oracle.projected_step` is its estimate of the hypergradient. A momentum method passes a mean over upper
-iterations; at a nearly still x that tends to the hypergradient as well.
+iterations; at a nearly still x that tends to the hypergradient as well. A solver that declares a `bias` is
+judged by how its error falls along values of the parameter that governs it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from functools import cached_property
@@ -18,13 +20,13 @@ import torch
 from torch import Tensor
 
 from harness.budget import KINDS
-from harness.check.problems import BOX, CPU, F64, ExactQuartic
+from harness.check.problems import BOX, CPU, F64, ExactQuartic, UpperStep
 from harness.check.verdict import Checks, words
 from harness.errors import PluginError
 from harness.params import Parameter, parameters
 from harness.rules import Rules
 from harness.runner import Result, first_cost, run_pack
-from harness.solver import Solver
+from harness.solver import Bias, Solver
 
 EXACT = 1e-8  # relative error of a hypergradient, or of L - L*, that counts as none
 LADDER = (1, 3, 10, 30, 100)  # inner steps
@@ -42,6 +44,9 @@ FALLEN = 0.05  # mean relative error of L - L* that counts as fallen
 LOWER_STEPS = ("lower_step_size", "system_step_size")
 REMEMBERED = 0.4  # by how much these are shorter on mini-batches where derivatives are as old as an epoch
 BETTER = 0.9  # the same for a search that estimates no hypergradient
+RISING, FALLING = (10.0, 30.0, 100.0, 300.0), (0.5, 0.25, 0.125)  # of what a bias falls with
+RATE = 0.25  # how far the measured rate of a bias may be off, as a share of the declared one
+BIASED = 1e-3  # relative error of L - L* that counts as none at a moderate bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Convergence:
         if not self.solver.estimates_hypergradient:
             return {"hypergradient": _nothing, "convergence": _nothing, **self._of_every_method()}
         return {
-            "hypergradient": lambda: self._somehow(self._average if self._randomised else self._exact),
+            "hypergradient": lambda: self._somehow(self._hypergradient),
             "convergence": lambda: self._somehow(
                 self._falls_on_full_batches if self._randomised else self._converges
             ),
@@ -106,7 +111,12 @@ class Convergence:
 
     def _somehow(self, check: Callable[[Setting], str]) -> str:
         """What the check says in the first setting in which it holds, else in the first of all."""
-        free = any(p.kind == "real" and p.required and not _is_step(n) for n, p in self.parameters.items())
+        set_by_rule = {name for name in self.parameters if _is_step(name)}
+        if self.solver.bias is not None:
+            set_by_rule.add(self.solver.bias.parameter)
+        free = any(
+            p.kind == "real" and p.required and n not in set_by_rule for n, p in self.parameters.items()
+        )
         kept = any(p.kind == "count" and not p.required for p in self.parameters.values())
         first, *others = [Setting(h, r) for h in (False, True)[: 1 + free] for r in (False, True)[: 1 + kept]]
         try:
@@ -117,33 +127,56 @@ class Convergence:
                     return check(setting)
             raise
 
+    @cached_property
+    def _ladder(self) -> tuple[float, ...]:
+        """Values of the parameter that governs the bias, from a large one to a small one."""
+        bias = self.solver.bias
+        if bias is None:
+            return ()
+        if bias.parameter not in self.parameters:
+            raise PluginError(f"bias names {bias.parameter}; it has {', '.join(self.parameters)}")
+        return RISING if bias.rate < 0 else FALLING
+
     def _config(
-        self, setting: Setting, steps: int, upper: float, batch_size: int = FULL, noisy: bool = False
+        self,
+        setting: Setting,
+        steps: int,
+        upper: float,
+        batch_size: int = FULL,
+        noisy: bool = False,
+        rung: int = 0,
     ) -> dict[str, Any]:
+        """noisy: with the decays that the method has by default. rung: of the ladder."""
         lower = 1.25 / self.problem.smoothness
-        known: dict[str, Any] = {}
+        config: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if _is_step(name):
-                known[name] = upper if name.startswith("upper") else lower
+                config[name] = upper if name.startswith("upper") else lower
             elif name.endswith("_decay") and not noisy:
-                known[name] = 0.0
+                config[name] = 0.0
             else:
-                known[name] = setting.value(name, parameter, steps, batch_size)
-        return known
+                config[name] = setting.value(name, parameter, steps, batch_size)
+        bias = self.solver.bias
+        if bias is not None:
+            value = self._ladder[rung]
+            config |= {bias.parameter: value} | {name: config[name] / value for name in bias.stiff}
+        return config
 
     def _run(
-        self, config: dict[str, Any], iterations: int = 0, samples: float = 0.0, seed: int = 0
+        self, *configs: dict[str, Any], iterations: int = 0, samples: float = 0.0, seed: int = 0
     ) -> Result:
-        """A trial of that many upper iterations as dear as the first, or of that many samples."""
-        first = float(first_cost(self.problem, self.solver, [config], seed)[0])
+        """A pack of trials of that many upper iterations as dear as the first, or of that many samples; the
+        result of its first."""
+        first = float(first_cost(self.problem, self.solver, configs, seed)[0])
         if first == 0:
             raise PluginError("cost() declares nothing for the first upper iteration: it would never end")
         budget = samples or iterations * first
         self.problem.upper_steps.clear()
         rules = Rules(budget, dict.fromkeys(KINDS, 1.0), seed, divergence="worst", curves=0)
-        (result,) = run_pack(self.problem, self.solver, [config], rules, CPU, F64)
-        if result.state == "diverged":
-            raise Diverged(f"diverged ({result.reason}) with {words(config)}")
+        result, *others = run_pack(self.problem, self.solver, configs, rules, CPU, F64)
+        for one in (result, *others):
+            if one.state == "diverged":
+                raise Diverged(f"diverged ({one.reason}) with {words(one.config)}")
         if len(self.problem.upper_steps) < result.upper_iterations:
             raise PluginError(
                 f"{result.upper_iterations} upper iterations called oracle.projected_step "
@@ -152,13 +185,14 @@ class Convergence:
         return result
 
     def _errors(self) -> list[float]:
-        """Relative error of every recorded direction as the hypergradient at its x."""
-        found = []
-        for step in self.problem.upper_steps:
-            exact = self.problem.hypergradient(step.x)
-            error = float((step.direction - exact).norm() / exact.norm())
-            found.append(error if math.isfinite(error) else math.inf)
-        return found
+        """Relative error of every recorded direction as the hypergradient at its x, of a trial alone."""
+        return [self._error(step)[0] for step in self.problem.upper_steps]
+
+    def _error(self, step: UpperStep) -> list[float]:
+        """Of every trial of a pack."""
+        exact = self.problem.hypergradient(step.x)
+        errors = (step.direction - exact).norm(dim=1) / exact.norm(dim=1)
+        return [error if math.isfinite(error) else math.inf for error in errors.tolist()]
 
     @cached_property
     def _randomised(self) -> bool:
@@ -171,6 +205,36 @@ class Convergence:
         return seen[0].shape != seen[1].shape or not torch.allclose(seen[0], seen[1], rtol=1e-6)
 
     # --- the hypergradient
+
+    def _hypergradient(self, setting: Setting) -> str:
+        if self._randomised:
+            return self._average(setting)
+        return self._exact(setting) if self.solver.bias is None else self._biased(self.solver.bias, setting)
+
+    def _biased(self, bias: Bias, setting: Setting) -> str:
+        """For each value of what governs the bias: the worst direction of a moving x after many inner steps
+        where these find both lower solutions, else the last one at a still x."""
+        steps, upper, iterations = SERIES, STILL, 200
+        if bias.nested:
+            steps, upper, iterations = LADDER[-1], 0.3 / self.problem.upper_smoothness, 4
+        configs = [self._config(setting, steps, upper, rung=rung) for rung in range(len(self._ladder))]
+        self._run(*configs, iterations=iterations)
+        judged = self.problem.upper_steps if bias.nested else self.problem.upper_steps[-1:]
+        worst = [max(errors) for errors in zip(*(self._error(step) for step in judged), strict=True)]
+        return self._rate(bias, f"relative error at a {'moving' if bias.nested else 'still'} x", worst)
+
+    def _rate(self, bias: Bias, what: str, errors: list[float]) -> str:
+        """errors: of the first rungs of the ladder."""
+        rungs = list(zip(self._ladder, errors, strict=False))
+        rates = [
+            math.log(one / two) / math.log(here / there)
+            for (here, one), (there, two) in itertools.pairwise(rungs)
+            if 0 < one < math.inf and 0 < two < math.inf
+        ]
+        said = f"{what} {_list(errors)} at {bias.parameter} {', '.join(f'{value:g}' for value, _ in rungs)}"
+        if len(rates) == len(rungs) - 1 and all(abs(r / bias.rate - 1) <= RATE for r in rates):
+            return f"{said}, which falls at about the declared rate, {bias.rate:g}"
+        raise PluginError(f"{said}: rates {', '.join(f'{r:.2f}' for r in rates)}; declared {bias.rate:g}")
 
     def _exact(self, setting: Setting) -> str:
         """Every direction of a moving x as the counts grow; else the last one at a still x. The second
@@ -196,25 +260,32 @@ class Convergence:
         raise PluginError(f"{said}; expected at most {EXACT:.0e}")
 
     def _average(self, setting: Setting) -> str:
-        """A randomised method: the mean direction of the later half of the upper iterations, over seeds."""
-        means = []
+        """A randomised method: the mean direction of the later half of the upper iterations, over seeds. A
+        bias shows in how the mean moves from rung to rung, as all meet the same random numbers."""
+        bias, means = self.solver.bias, []
+        rungs = range(max(1, len(self._ladder)))
         for seed in range(MEANS):
-            self._run(self._config(setting, SERIES, STILL, noisy=True), iterations=1000, seed=seed)
-            directions = torch.cat([step.direction for step in self.problem.upper_steps])
+            configs = [self._config(setting, SERIES, STILL, noisy=True, rung=rung) for rung in rungs]
+            self._run(*configs, iterations=1000, seed=seed)
+            directions = torch.stack([step.direction for step in self.problem.upper_steps])
             means.append(directions[len(directions) // 2 :].mean(0))
         exact = self.problem.hypergradient(self.problem.upper_steps[-1].x)[0]
-        sample = torch.stack(means) / exact.norm()
+        every = torch.stack(means) / exact.norm()
+        sample = every[:, -1]
         off = float((sample.mean(0) - exact / exact.norm()).norm())
         band = 4 * float((sample.var(0) / MEANS).sum().sqrt())
         errors = f"{off:.1%}, 4 standard errors {band:.1%}"
         said = f"randomised: the mean direction of {MEANS} seeds is off by {errors}"
         if off <= band + 0.02 and band <= 0.25:
-            return said
+            moves = every.mean(0).diff(dim=0).norm(dim=1).tolist()
+            return said if bias is None else f"{said}; {self._rate(bias, 'it moves by', moves)}"
         raise PluginError(f"{said}; expected off inside the band, and the band inside 25%")
 
     # --- the solution
 
     def _converges(self, setting: Setting) -> str:
+        if self.solver.bias is not None:
+            return self._converges_nearly(setting)
         config = self._config(setting, ENOUGH, STILL)
         many = max(LONG, MANY * int(first_cost(self.problem, self.solver, [config], 0)[0]))
         best = math.inf
@@ -227,6 +298,16 @@ class Convergence:
                     return f"relative error of L {error:.1e}{self._floor(setting, upper)}"
         return self._documented([1.0, best], f"relative error of L {best:.1e} at best after {many} samples")
 
+    def _converges_nearly(self, setting: Setting) -> str:
+        """At a moderate bias. A penalty method may divide its steps of x by the penalty."""
+        best = math.inf
+        for scale in (*STEPS_OF_X, *(scale * self._ladder[1] for scale in STEPS_OF_X)):
+            config = self._config(setting, SERIES, scale / self.problem.upper_smoothness, rung=1)
+            best = min(best, self._final_error(config, LONG))
+            if best <= BIASED:
+                return f"relative error of L {best:.1e} at a moderate bias"
+        raise PluginError(f"relative error of L {best:.1e} at best; expected at most {BIASED:.0e}")
+
     def _floor(self, setting: Setting, upper: float) -> str:
         """What few inner steps come to, where there are inner steps."""
         if not any(p.kind == "count" and p.required for p in self.parameters.values()):
@@ -234,8 +315,9 @@ class Convergence:
         return f"; with {FEW} inner steps {self._final_error(self._config(setting, FEW, upper), LONG):.1e}"
 
     def _falls(self, setting: Setting, batch_size: int = MINI, samples: int = SHORT) -> str:
-        """At the better of two scales of x's steps; of three where the method sizes its steps itself."""
-        sized = self.solver.adaptive or not self.solver.estimates_hypergradient
+        """At the better of two scales of x's steps; of three where the method sizes its steps itself, or has
+        a bias that its steps may be divided by."""
+        sized = self.solver.adaptive or not self.solver.estimates_hypergradient or self.solver.bias
         found = []
         for scale in STEPS_OF_X if sized else STEPS_OF_X[1:]:
             upper = scale / self.problem.upper_smoothness
@@ -278,11 +360,11 @@ class Convergence:
 
     def _feasible(self, setting: Setting) -> str:
         """Steps so long that x leaves the set at once unless it is projected."""
-        largest = 0.0
+        largest, long = 0.0, 100 * max((1.0, *self._ladder))  # where steps are divided by a penalty, too
         for iterations in (1, 2, 3):
-            config = self._config(setting, ENOUGH, 100 / self.problem.upper_smoothness)
+            config = self._config(setting, ENOUGH, long / self.problem.upper_smoothness)
             largest = max(largest, self._run(config, iterations=iterations).metrics["x_max"])
-        said = f"steps of 100 / L end at |x_k| = {largest:.3g}"
+        said = f"steps of {long:g} / L end at |x_k| = {largest:.3g}"
         if largest <= BOX:
             return f"{said}, the edge of the set"
         raise PluginError(f"{said}; expected at most {BOX:g}: the step is not projected")
