@@ -24,6 +24,7 @@ from harness.blocks import (
     start_with_system,
     system_sgd,
     truncation,
+    value_gap,
 )
 from harness.budget import Cost
 from harness.errors import HarnessError
@@ -31,7 +32,7 @@ from harness.oracle import Oracle
 from harness.params import choice, count, option, real, shared
 from harness.place import Place, whole
 from harness.problem import Metric, Problem
-from harness.solver import Bias, Held, Needs, Solver, State
+from harness.solver import Bias, Held, Needs, S, Solver, State
 from harness.streams import generator
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Oracle",
     "Place",
     "Problem",
+    "S",
     "SgdSystem",
     "SingleLoop",
     "Solver",
@@ -73,5 +75,6 @@ __all__ = [
     "start_with_system",
     "system_sgd",
     "truncation",
+    "value_gap",
     "whole",
 ]

@@ -320,6 +320,16 @@ def conjugate_gradients(
     return oracle.or_start(solved, z)
 
 
+def value_gap(
+    oracle: Oracle, x: Tensor, y: Tensor, y_hat: Tensor, batch: MiniBatch, other: MiniBatch | None = None
+) -> tuple[Tensor, Tensor]:
+    """d_x g(x, y; batch) - d_x g(x, y_hat; other) and d_y g(x, y; batch): the gradient of what a penalty
+    weighs, the gap of y to the lower level's value, with y_hat close to y*(x); other: batch, if not given.
+    Cost: a lower gradient on each."""
+    by_x, by_y = oracle.joint_lower_gradient(x, y, batch)
+    return by_x - oracle.joint_lower_gradient(x, y_hat, batch if other is None else other)[0], by_y
+
+
 def _dot(u: Tensor, v: Tensor) -> Tensor:
     return (u * v).sum(1, keepdim=True)
 
