@@ -53,7 +53,8 @@ def test_the_ragged_loop_gives_each_trial_its_own_number_of_steps(counts: list[i
     start = torch.zeros(4, dtype=F64), torch.zeros(6, dtype=F64)
     meter = Meter(problem, Streams(0, 23, 11, CPU), accountant, start)
     oracle, samples = Oracle.of(meter), meter.place.lower_samples(torch.tensor(counts), 5)
-    accountant.open(meter.live, Cost(lower_gradient=samples).table(trials))
+    accountant.open(meter.live, Cost(lower_gradient=samples, value=1).table(trials))
+    accountant.charge("value", meter.live, 1)  # a trial without lower steps declares something too
     own = torch.arange(trials, dtype=F64).unsqueeze(1)
 
     def body(batch: MiniBatch, value: Tensor, number: Tensor) -> Tensor:
