@@ -9,13 +9,13 @@ from torch import Tensor
 from benchmarks import common
 from benchmarks.common import times
 from harness import derive
-from harness.budget import KINDS
-from harness.problem import Batch, Problem
+from harness.api import Batch, Problem
 from problems.data_poisoning import DataPoisoning
 from problems.equilibrium import Equilibrium
 from problems.quadratic import Quadratic
 
 CPU = torch.device("cpu")
+DERIVATIVES = ("lower_gradient", "upper_gradient", "hessian_vector", "cross")
 Point = tuple[Tensor, Tensor, Tensor]
 
 
@@ -28,7 +28,7 @@ class Plain:
         self.x, self.y = x.clone().requires_grad_(), y.clone().requires_grad_()
 
     def residual(self, graph: bool) -> Tensor:
-        if self.problem.fixed_point:
+        if self.problem.is_map():
             return self.y - self.problem.lower_map(self.x, self.y, self.rows).flatten()
         loss = self.problem.lower_loss(self.x, self.y, self.rows).mean()
         return torch.autograd.grad(loss, self.y, create_graph=graph)[0]
@@ -81,7 +81,7 @@ def cases(data_dir: Path | None) -> dict[str, tuple[Problem, int]]:
 
 def batch(problem: Problem, examples: int, size: int, draw: torch.Generator) -> Batch:
     rows = torch.randperm(examples, generator=draw)[:size].sort().values
-    return Batch(rows, slice(None), full=size == examples)
+    return Batch(rows, full=size == examples)
 
 
 def measure(problem: Problem, size: int, pack: int, repeats: int) -> list[list[str]]:
@@ -95,17 +95,17 @@ def measure(problem: Problem, size: int, pack: int, repeats: int) -> list[list[s
     x, y, v = (0.1 * torch.randn(shape, generator=draw, dtype=problem.dtype) for shape in shapes)
     point = (problem.project(problem.initial(1)[0].to(problem.dtype) + 0.1 * x), y, v)
     plain = Plain(problem, point, lower.rows, upper.rows)
-    sides = {f"plain {kind}": common.timed(getattr(plain, kind), size) for kind in KINDS}
+    sides = {f"plain {kind}": common.timed(getattr(plain, kind), size) for kind in DERIVATIVES}
     for name, source in (("closed", problem), ("derived", derive)):
         for trials in (1, pack):
             here, there = (calls(source, problem, _copy(point, trials), lower, upper) for _ in range(2))
-            for kind in KINDS:
+            for kind in DERIVATIVES:
                 sides[f"{name} {trials} {kind}"] = common.timed(
                     _both(here[kind], there[kind]), 2 * size * trials
                 )
     found = common.medians(sides, repeats)
     lines = []
-    for kind in KINDS:
+    for kind in DERIVATIVES:
         base = found[f"plain {kind}"]
         cells = [kind.replace("_", " "), f"{1 / base:,.0f}"]
         for name in ("closed", "derived"):

@@ -1,6 +1,7 @@
 """(a), (d) One stochastic step: ours alone and in a pack, the published way, and a JAX scan."""
 
 import importlib.metadata
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -9,27 +10,29 @@ from torch import Tensor
 
 from benchmarks import common, jax_steps
 from benchmarks.common import BATCH, microseconds, times
-from harness.blocks import lower_sgd, system_sgd
+from harness.api import Batch, Oracle, lower_sgd, system_sgd
 from harness.budget import KINDS, Accountant
-from harness.oracle import Oracle
+from harness.meter import Meter
 from harness.streams import Streams
 from problems.data_poisoning import DataPoisoning, _add_product, _logits
 
 STEP_SIZE = 0.09
 
 
-def oracle(task: DataPoisoning, trials: int) -> Oracle:
-    """An oracle whose accountant grants all that the benchmark needs; every step is still charged."""
+def oracle(task: DataPoisoning, trials: int, iteration: int) -> Oracle:
+    """An oracle at an upper iteration, whose accountant grants all that the benchmark needs; every step is
+    still charged."""
     streams = Streams(1, task.lower_examples, task.upper_examples, torch.device("cpu"))
     accountant = Accountant(trials, 1e15, dict.fromkeys(KINDS, 1.0))
-    accountant.open(np.arange(trials), np.full((trials, len(KINDS)), 10**12))
-    return Oracle(task, streams, accountant, task.initial(1))
+    accountant.open(slice(None), np.full((len(KINDS), trials), 10**12))
+    meter = Meter(task, streams, accountant, task.initial(1))
+    meter.begin(iteration)
+    return Oracle.of(meter)
 
 
-def _pieces(task: DataPoisoning, x: Tensor, y: Tensor, steps: int) -> dict[str, Callable[[], float]]:
+def _pieces(task: DataPoisoning, x: Tensor, y: Tensor, rows: list[Tensor]) -> dict[str, Callable[[], float]]:
     """The two parts of a lone lower step that take time."""
-    door, w = oracle(task, 1), y.view(1, task.classes, -1)
-    batches = [door.batch("lower", BATCH, i) for i in range(steps)]
+    w, batches = y.view(1, task.classes, -1), [Batch(drawn) for drawn in rows]
     gathered = [task._parts(x, batch) for batch in batches[:50]]
 
     def gather() -> None:
@@ -42,7 +45,7 @@ def _pieces(task: DataPoisoning, x: Tensor, y: Tensor, steps: int) -> dict[str, 
             for images, _, _ in parts:
                 _add_product(total, _logits(w, images), images)
 
-    return {"gather": common.timed(gather, steps), "products": common.timed(products, len(gathered))}
+    return {"gather": common.timed(gather, len(rows)), "products": common.timed(products, len(gathered))}
 
 
 def main() -> None:
@@ -58,7 +61,7 @@ def main() -> None:
     published = common.Published(task, x[0])
     w, few = y[0].view(task.classes, -1), max(1, steps // 100)
     stream = Streams(1, task.lower_examples, task.upper_examples, torch.device("cpu"))
-    rows = [stream.rows(0, "lower", i, BATCH) for i in range(steps)]
+    rows = [stream.rows(0, "lower", "lower", i, BATCH) for i in range(steps)]
 
     def published_lower() -> None:
         at = w
@@ -70,17 +73,15 @@ def main() -> None:
         for i in range(few):
             v = published.system_step(w, v, w, rows[i], STEP_SIZE)
 
-    iteration = [0]
+    iterations = itertools.count(1)  # fresh permutations, as in a search
 
     def lower(trials: int) -> None:
-        door = oracle(task, trials)
-        door.iteration = iteration[0] = iteration[0] + 1  # fresh permutations, as in a search
+        door = oracle(task, trials, next(iterations))
         count, size = torch.full((trials,), steps), torch.full((trials, 1), STEP_SIZE)
         lower_sgd(door, x[:trials], y[:trials], count, size, BATCH)
 
     def system(trials: int) -> None:
-        door = oracle(task, trials)
-        door.iteration = iteration[0] = iteration[0] + 1
+        door = oracle(task, trials, next(iterations))
         count, size = torch.full((trials,), steps), torch.full((trials, 1), STEP_SIZE)
         at = y[:trials]
         system_sgd(door, x[:trials], at, at, at, count, size, BATCH)
@@ -88,7 +89,7 @@ def main() -> None:
     machine = common.Machine(task)
     sides = {
         **machine.sides,
-        **_pieces(task, x[:1], y[:1], steps),
+        **_pieces(task, x[:1], y[:1], rows),
         "published": common.timed(published_lower, few),
         "alone": common.timed(lambda: lower(1), steps),
         "pack": common.timed(lambda: lower(n), steps * n),

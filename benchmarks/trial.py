@@ -30,6 +30,7 @@ def ours(task: DataPoisoning, trials: int, budget: float) -> tuple[list[Result],
             "lower_step_size": STEP_SIZE,
             "system_step_size": STEP_SIZE,
             "batch_size": BATCH,
+            "upper_batch_size": 0,
         }
         for n in range(trials)
     ]
@@ -49,7 +50,7 @@ def published_units(task: DataPoisoning, repeats: int) -> dict[str, float]:
     x = common.attack(task, 1)[0]
     side = common.Published(task, x)
     rows = Streams(1, task.lower_examples, task.upper_examples, torch.device("cpu")).rows(
-        0, "lower", 0, BATCH
+        0, "lower", "lower", 0, BATCH
     )
     w = 0.01 * torch.randn(task.classes, task.pixels)
     return common.medians(

@@ -73,7 +73,7 @@ def steps(config: Mapping[str, Any]) -> int:
 
 
 def run(problem: Quadratic, solver: type[Solver[Any]], config: dict[str, Any], iterations: int) -> Result:
-    budget = iterations * int(first_cost(problem, solver, [config])[0])
+    budget = iterations * int(first_cost(problem, solver, [config], seed=0)[0])
     rules = Rules(budget, dict.fromkeys(KINDS, 1.0), seed=0, curves=POINTS)
     (result,) = run_pack(problem, solver, [config], rules, CPU, problem.dtype)
     return result
@@ -104,7 +104,7 @@ def trials(problem: Quadratic, name: str, scale: Scale) -> Iterator[tuple[dict[s
     met the target, in at most 1000; fewer where they would take longer than the limit."""
     solver, best = Plugins().solver(name), np.inf
     for config in grid(name, solver):
-        to_beat = best / first_cost(problem, solver, [config])[0] if np.isfinite(best) else 0
+        to_beat = best / first_cost(problem, solver, [config], seed=0)[0] if np.isfinite(best) else 0
         wanted = int(np.clip(to_beat, LEAST_ITERATIONS, MOST_ITERATIONS))
         result = run_within(problem, solver, config, wanted, scale.limit)
         curve = pd.DataFrame(result.curve)
