@@ -1,5 +1,6 @@
 """SOBA's relatives, and random search: their rules literally, and what is special about each."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from harness.budget import Accountant
 from harness.check import CPU, F64, random_config
-from harness.params import check_values
+from harness.meter import Meter
+from harness.oracle import Oracle
+from harness.params import check_values, parameters
 from harness.place import first_place
 from harness.rules import Rules
 from harness.runner import run_pack
 from harness.solver import Solver
-from harness.streams import generator
+from harness.streams import Streams, generator
 from problems.quadratic import Quadratic
 from solvers.bo_rep import BoRep
 from solvers.random_x import RandomX
@@ -291,6 +295,23 @@ def test_one_method_is_another_where_their_difference_is_nil(
 
 
 # --- what is special
+
+
+@pytest.mark.parametrize("solver", [MaSoba, Saba, Srba, Spaba, Srmba, BoRep])
+def test_a_system_step_that_overflows_is_not_taken_and_noted(solver: type[Solver[Any]]) -> None:
+    config = COMMON | {"lower_step_size": 1e300, "system_step_size": 1e300, "clip": 1e12}
+    config |= {"lower_steps": 1, "period": 1}
+    config = {name: value for name, value in config.items() if name in parameters(solver)}
+    settled, problem = solver.pack([check_values(solver, config, "test")], CPU, F64), crooked()
+    accountant = Accountant(1, 1e9, {})
+    meter = Meter(problem, Streams(1, LOWER, UPPER, CPU), accountant, problem.initial(0), 5)
+    oracle = Oracle.of(meter)
+    large = torch.full((1, DIM_Y), 1e10, dtype=F64)
+    accountant.open(meter.live, settled.cost(meter.place).table(1))
+    stepped = settled.step(oracle, dataclasses.replace(settled.init(oracle), z=large))
+
+    assert torch.equal(stepped.z, large)
+    assert meter.system_failed is not None and meter.system_failed.tolist() == [True]
 
 
 def test_random_x_keeps_the_least_f_and_the_y_that_gave_it() -> None:
