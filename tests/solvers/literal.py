@@ -126,6 +126,14 @@ class ByHand:
     def cross_rows(self, s: int) -> np.ndarray:
         return np.concatenate([self.rows(s, "cross", j) for j in range(self.c["cross_batches"])])
 
+    def g(self, x: np.ndarray, y: np.ndarray, rows: Rows) -> float:
+        bent = 0.05 * (x @ x) * (y @ y) + (y**4).sum() / 12
+        linear = self.b[rows].mean(0) @ x + self.lower[rows].mean(0)
+        return float(0.5 * y @ self.a[rows].mean(0) @ y + linear @ y + bent)
+
+    def g_x(self, x: np.ndarray, y: np.ndarray, rows: Rows) -> np.ndarray:
+        return np.asarray(self.b[rows].mean(0).T @ y + 0.1 * (y @ y) * x)
+
     def g_y(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
         mean_a, mean_b = self.a[rows].mean(0), self.b[rows].mean(0)
         return np.asarray(mean_a @ y + mean_b @ x + self.lower[rows].mean(0) + 0.1 * (x @ x) * y + y**3 / 3)
