@@ -16,9 +16,10 @@ from harness.streams import generator
 from solvers.fsla import Fsla
 from solvers.smb import Smb
 from solvers.sustain import Mrbo
-from tests.solvers.literal import DIM_Y, X0, Y0, ByHand, last_state, trajectory
+from solvers.vrbo import Vrbo
+from tests.solvers.literal import DIM_Y, LOWER, UPPER, X0, Y0, ByHand, last_state, trajectory
 
-MOMENTUM: list[type[Solver[Any]]] = [Fsla, Mrbo, Smb]
+MOMENTUM: list[type[Solver[Any]]] = [Fsla, Mrbo, Smb, Vrbo]
 
 
 class Momentum(ByHand):
@@ -93,11 +94,43 @@ class Momentum(ByHand):
             x = self.project(x, d, (s + 1) ** -c["upper_decay"])
         return x
 
+    def vrbo(self, iterations: int) -> np.ndarray:
+        c, eta = self.c, self.c["system_step_size"]
+
+        def both(
+            s: int, phase: str, i: int, sizes: tuple[str, str], x: np.ndarray, y: np.ndarray
+        ) -> tuple[np.ndarray, np.ndarray]:
+            lower, upper = (c[name] or None for name in sizes)
+            f_x, f_y = self.f(x, y, self.streams.rows(s, "upper", phase, i, upper).numpy())
+            term = total = -eta * f_y
+            for q in range(c["system_steps"]):
+                rows = self.streams.rows(s, "lower", f"{phase} system", q, lower, (i,)).numpy()
+                term = term - eta * self.g_yy(x, y, rows) @ term
+                total = total + term
+            cross = self.g_xy(x, y, self.streams.rows(s, "lower", f"{phase} cross", i, lower).numpy())
+            return self.g_y(x, y, self.streams.rows(s, "lower", phase, i, lower).numpy()), f_x + cross @ total
+
+        small, large = ("batch_size", "upper_batch_size"), ("large_batch_size", "large_upper_batch_size")
+        x, y = X0, Y0
+        u = d = np.empty(0)
+        for s in range(iterations):
+            if s % c["period"] == 0:
+                u, d = both(s, "large", 0, large, x, y)
+            points = [(x, y)]
+            x = self.project(x, d)
+            for i in range(c["lower_steps"]):
+                new, old = both(s, "lower", i, small, x, y), both(s, "lower", i, small, *points[-1])
+                u, d = u + new[0] - old[0], d + new[1] - old[1]
+                points.append((x, y))
+                y = y - c["lower_step_size"] * u
+        return x
+
 
 RULES: list[tuple[type[Solver[Any]], Callable[[Momentum, int], np.ndarray]]] = [
     (Fsla, Momentum.fsla),
     (Mrbo, Momentum.mrbo),
     (Smb, Momentum.smb),
+    (Vrbo, Momentum.vrbo),
 ]
 
 
@@ -163,3 +196,42 @@ def test_fsla_pays_for_one_point_at_first_and_for_two_after() -> None:
     ledgers = np.array([ledger[0] for _, ledger in trajectory(Fsla, [config], 1, 8)])
 
     np.testing.assert_array_equal(ledgers, np.cumsum(expected, 0))
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (9, 3)])
+def test_vrbo_pays_for_large_batches_in_every_period(sizes: tuple[int, int]) -> None:
+    """Of each trial its own; a size of 0 is all 23 or 11 examples."""
+    config = random_config(Vrbo, 0) | {"batch_size": 5, "upper_batch_size": 4, "lower_steps": 2}
+    config |= {"system_steps": 3, "large_batch_size": sizes[0], "large_upper_batch_size": sizes[1]}
+    trials = [config | {"period": 3}, config | {"period": 2}]
+    lower, upper = sizes[0] or LOWER, sizes[1] or UPPER
+    series = {0: 3 * LOWER, 9: LOWER}[sizes[0]]  # batches of 9, 9 and 5
+    ledgers = np.array([ledger for _, ledger in trajectory(Vrbo, trials, 1, 6)])
+    small = np.array([2 * 10, 2 * 8, 2 * 2 * 15, 2 * 10, 0])
+    large = np.array([lower, upper, series, lower, 0])
+
+    for n, period in enumerate((3, 2)):
+        expected = [small + (large if s % period == 0 else 0) for s in range(6)]
+        np.testing.assert_array_equal(ledgers[:, n], np.cumsum(expected, 0))
+
+
+def test_vrbo_on_full_batches_follows_the_full_gradients() -> None:
+    """However seldom a large batch comes: the differences then add up to the directions themselves."""
+    config: dict[str, Any] = random_config(Vrbo, 0) | {"batch_size": LOWER, "upper_batch_size": 0}
+    config |= {"large_batch_size": 0, "large_upper_batch_size": 0, "lower_steps": 4}
+    seldom, often = (last_state(Vrbo, [config | {"period": q}], 1, 9) for q in (100, 9))
+
+    torch.testing.assert_close(seldom.x, often.x, rtol=0, atol=1e-13)
+
+
+def test_a_series_that_fails_along_the_inner_loop_falls_back_to_its_first_term() -> None:
+    """In the trial where it fails only, which comes after the other in one pack and before it in another."""
+    config: dict[str, Any] = random_config(Vrbo, 0) | {"period": 1, "lower_steps": 3, "lower_step_size": 0.1}
+    config |= {"system_steps": 400, "upper_step_size": 1e-3}
+    fails, works = (config | {"system_step_size": eta} for eta in (1e9, 0.1))
+    alone = last_state(Vrbo, [works], 1, 2)
+
+    for pack in ([works, fails], [fails, works]):
+        together = last_state(Vrbo, pack, 1, 2)
+        torch.testing.assert_close(together.x[pack.index(works)], alone.x[0])
+        assert torch.isfinite(together.d).all()
