@@ -1,5 +1,5 @@
-"""How `harness check` judges methods of two other kinds: a search by what it finds, as it has no hypergradient,
-and a method with tables at shorter steps."""
+"""How `harness check` judges methods of two other kinds: a search by what it finds, as it has no
+hypergradient, and a method with tables at shorter steps."""
 
 import dataclasses
 import inspect
