@@ -15,11 +15,12 @@ from harness.solver import Solver
 from harness.streams import generator
 from solvers.fsla import Fsla
 from solvers.smb import Smb
+from solvers.stable import Stable, StableVr
 from solvers.sustain import Mrbo
 from solvers.vrbo import Vrbo
 from tests.solvers.literal import DIM_Y, LOWER, UPPER, X0, Y0, ByHand, last_state, trajectory
 
-MOMENTUM: list[type[Solver[Any]]] = [Fsla, Mrbo, Smb, Vrbo]
+MOMENTUM: list[type[Solver[Any]]] = [Fsla, Mrbo, Smb, Stable, StableVr, Vrbo]
 
 
 class Momentum(ByHand):
@@ -94,6 +95,54 @@ class Momentum(ByHand):
             x = self.project(x, d, (s + 1) ** -c["upper_decay"])
         return x
 
+    def definite(self, matrix: np.ndarray) -> np.ndarray:
+        values, vectors = np.linalg.eigh(matrix)
+        return np.asarray(vectors @ np.diag(np.maximum(values, self.c["least_curvature"])) @ vectors.T)
+
+    def stable(self, iterations: int) -> np.ndarray:
+        xs, ys, c = [X0], [Y0], self.c
+        cross = hessian = np.empty(0)
+        for s in range(iterations):
+            x, y, rows = xs[-1], ys[-1], self.rows(s, "epochs")
+            new_cross, new_hessian = self.g_xy(x, y, rows), self.g_yy(x, y, rows)
+            if s == 0:
+                cross, hessian = new_cross, new_hessian
+            else:
+                cross = (1 - c["momentum"]) * (cross - self.g_xy(xs[-2], ys[-2], rows)) + new_cross
+                hessian = (1 - c["momentum"]) * (hessian - self.g_yy(xs[-2], ys[-2], rows)) + new_hessian
+            cross = cross * min(1, c["cross_bound"] / np.linalg.norm(cross))
+            hessian = self.definite(hessian)
+            f_x, f_y = self.f(x, y, self.upper_rows(s))
+            d = f_x - cross @ np.linalg.solve(hessian, f_y)
+            xs.append(self.project(x, d, (s + 1) ** -c["upper_decay"]))
+            alpha = c["lower_step_size"] * (s + 1) ** -c["lower_decay"]
+            followed = np.linalg.solve(hessian, cross.T @ (xs[-1] - x))
+            ys.append(y - alpha * self.g_y(x, y, rows) - followed)
+        return xs[-1]
+
+    def five(self, x: np.ndarray, y: np.ndarray, s: int) -> dict[str, np.ndarray]:
+        rows, (f_x, f_y) = self.rows(s, "epochs"), self.f(x, y, self.upper_rows(s))
+        lower = {
+            "g_y": self.g_y(x, y, rows),
+            "cross": self.g_xy(x, y, rows),
+            "hessian": self.g_yy(x, y, rows),
+        }
+        return {"f_x": f_x, "f_y": f_y, **lower}
+
+    def stable_vr(self, iterations: int) -> np.ndarray:
+        xs, ys, c = [X0], [Y0], self.c
+        e: dict[str, np.ndarray] = {}
+        for k in range(1, iterations + 1):
+            s, x, y = k - 1, xs[-1], ys[-1]
+            new, kept = self.five(x, y, s), 1 - c["momentum"] * k ** (-2 / 3)
+            old = self.five(xs[-2], ys[-2], s) if k > 1 else new
+            e = {name: new[name] + (kept * (e[name] - old[name]) if k > 1 else 0) for name in new}
+            e["hessian"] = self.definite(e["hessian"])
+            d = e["f_x"] - e["cross"] @ np.linalg.inv(e["hessian"]) @ e["f_y"]
+            xs.append(self.project(x, d, k ** -c["upper_decay"]))
+            ys.append(y - c["lower_step_size"] * k ** -c["lower_decay"] * e["g_y"])
+        return xs[-1]
+
     def vrbo(self, iterations: int) -> np.ndarray:
         c, eta = self.c, self.c["system_step_size"]
 
@@ -130,6 +179,8 @@ RULES: list[tuple[type[Solver[Any]], Callable[[Momentum, int], np.ndarray]]] = [
     (Fsla, Momentum.fsla),
     (Mrbo, Momentum.mrbo),
     (Smb, Momentum.smb),
+    (Stable, Momentum.stable),
+    (StableVr, Momentum.stable_vr),
     (Vrbo, Momentum.vrbo),
 ]
 
@@ -144,6 +195,35 @@ def test_twenty_upper_iterations_equal_a_literal_transcription(
     state = last_state(solver, [config], seed, 20)
 
     np.testing.assert_allclose(state.x[0].numpy(), rule(Momentum(config, seed), 20), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("bounds", [(1e-6, 1e6), (1.5, 0.4), (1.5, 1e6), (1e-6, 3.0)])
+@pytest.mark.parametrize("solver", [Stable, StableVr])
+def test_the_projections_are_those_of_the_rule(
+    solver: type[Solver[Any]], bounds: tuple[float, float]
+) -> None:
+    """Where they act and where not: eigenvalues of H are about 0.4 to 3, the norm of C about 4."""
+    config = random_config(solver, 3) | {"least_curvature": bounds[0], "cross_bound": bounds[1]}
+    if solver is StableVr:
+        del config["cross_bound"]
+    rule = {Stable: Momentum.stable, StableVr: Momentum.stable_vr}[solver]
+    state = last_state(solver, [config], 2, 9)
+
+    np.testing.assert_allclose(state.x[0].numpy(), rule(Momentum(config, 2), 9), rtol=0, atol=1e-10)
+    assert torch.linalg.eigvalsh(state.hessian).min() >= bounds[0] - 1e-12
+    if solver is Stable:
+        assert torch.linalg.vector_norm(state.cross) <= bounds[1] + 1e-12
+
+
+@pytest.mark.parametrize("solver", [Stable, StableVr])
+def test_a_trial_that_diverges_leaves_the_others_of_its_pack_alone(solver: type[Solver[Any]]) -> None:
+    """An eigendecomposition refuses a whole batch for one matrix that is not finite."""
+    works = random_config(solver, 3)
+    fails = works | {"lower_step_size": 1e9}
+    alone, together = (last_state(solver, configs, 1, 12) for configs in ([works], [works, fails]))
+
+    torch.testing.assert_close(together.x[0], alone.x[0])
+    assert together.finite().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("solver", MOMENTUM)
