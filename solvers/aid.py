@@ -45,7 +45,7 @@ from harness.api import (
     State,
     SystemState,
     conjugate_gradients,
-    neumann,
+    neumann_series,
     real,
     start,
     start_with_system,
@@ -113,9 +113,8 @@ class AidN(_FreshBatches):
     reference = "Lorraine, Vicol and Duvenaud 2020, Algorithms 2 and 3"
 
     def solution(self, oracle: Oracle, x: Tensor, y: Tensor, f_y: Tensor) -> Tensor:
-        first, eta = -self.lower_step_size * f_y, self.lower_step_size
-        _, z = neumann(oracle, x, y, first, self.system_steps, eta, self.batch_size)
-        return oracle.or_start(z, first)
+        eta = self.lower_step_size
+        return neumann_series(oracle, x, y, f_y, self.system_steps, eta, self.batch_size)
 
 
 @final

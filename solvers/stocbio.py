@@ -29,7 +29,7 @@ from typing import final
 
 from torch import Tensor
 
-from harness.api import Oracle, SgdSystem, State, neumann, start
+from harness.api import Oracle, SgdSystem, State, neumann_series, start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,5 @@ class StocbioNeumann(_Stocbio):
     reference = "Ji, Yang and Liang 2021, Algorithms 2 and 3"
 
     def solution(self, oracle: Oracle, x: Tensor, y: Tensor, f_y: Tensor) -> Tensor:
-        first, eta = -self.system_step_size * f_y, self.system_step_size
-        _, z = neumann(oracle, x, y, first, self.system_steps, eta, self.batch_size)
-        return oracle.or_start(z, first)
+        eta = self.system_step_size
+        return neumann_series(oracle, x, y, f_y, self.system_steps, eta, self.batch_size)

@@ -276,6 +276,22 @@ def _packed(solver: type[Solver[Any]], *configs: dict[str, Any]) -> Any:
     return solver.pack(configs, CPU, F64)
 
 
+@pytest.mark.parametrize(
+    ("solver", "start"), [(AidGd, 0.0), (AccBio, 0.0), (Stocbio, -1.0), (StocbioNeumann, -1e150)]
+)
+def test_a_system_that_is_not_finite_is_its_start(solver: type[Solver[Any]], start: float) -> None:
+    """z = start * f_y; the steps are so long that all others overflow."""
+    config = _config(solver, system_steps=5, system_step_size=1e150)
+    literal = Nested(config | {"batch_size": config.get("batch_size", LOWER)}, 3)
+    state = last_state(solver, [config], 3, 1)
+    y = state.y[0].numpy()
+    f_x, f_y = literal.f(X0, y, literal.upper_rows(0))
+    cross = literal.cross_rows(0) if "cross_batches" in config else np.arange(LOWER)
+    x = literal.project(X0, f_x + literal.g_xy(X0, y, cross) @ (start * f_y))
+
+    np.testing.assert_allclose(state.x[0].numpy(), x, rtol=0, atol=1e-10)
+
+
 def _same(
     one: type[Solver[Any]], its: dict[str, Any], two: type[Solver[Any]], others: dict[str, Any]
 ) -> None:
