@@ -133,6 +133,8 @@ def _entry(name: str, parameter: Parameter, given: Any, where: str) -> Entry:
             raise HarnessError(f"{where}: {name} has no choices; list at least one value")
         return {"choices": [check_value(name, parameter, value, where) for value in given]}
     if isinstance(given, dict):
+        if parameter.choices is not None and set(given) != {"tie"}:
+            raise HarnessError(f"{where}: {name} is one of {parameter.choices}, not a range; list its values")
         return _tie_or_range(name, parameter, given, where)
     return {"value": check_value(name, parameter, given, where)}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
-from harness.params import count, real, shared
+from harness.params import choice, count, real, shared
 from harness.space import SpaceFile, complete, find_space
 
 
@@ -16,6 +16,8 @@ class Toy:
     more: int = count("more steps")
     step_size: float = real("step size")
     batch: int = shared("batch", default=90)
+    rule: str = choice("how", default="plain", choices=("plain", "normed"))
+    restart: bool = choice("whether", default=False, choices=(False, True))
 
 
 GOOD = """
@@ -38,9 +40,34 @@ def test_ties_and_defaults_are_filled_in() -> None:
         "more": 12,
         "step_size": 0.1,
         "batch": 90,
+        "rule": "plain",
+        "restart": False,
     }
     typed = complete(found, Toy, {"steps": "12", "step_size": "1e-1", "more": "7"}, "toy")
-    assert typed == {"steps": 12, "more": 7, "step_size": 0.1, "batch": 90}
+    assert typed == {
+        "steps": 12,
+        "more": 7,
+        "step_size": 0.1,
+        "batch": 90,
+        "rule": "plain",
+        "restart": False,
+    }
+
+
+def test_a_choice_is_a_word_or_a_switch_fixed_or_searched() -> None:
+    fixed = SpaceFile("toy.toml", GOOD + 'rule = "normed"\nrestart = true\n').space("toy", Toy)
+    searched = SpaceFile("toy.toml", GOOD + 'rule = ["normed", "plain"]\n').space("toy", Toy)
+    drawn = {"steps": 12, "step_size": 0.1}
+    found = fixed.resolve(drawn)
+
+    assert (found["rule"], found["restart"]) == ("normed", True)
+    assert list(searched.searched()) == ["steps", "step_size", "rule"]
+    assert searched.resolve(drawn | {"rule": "plain"})["rule"] == "plain"
+    assert complete(fixed, Toy, {**drawn, "rule": "plain", "restart": "false"}, "toy")["restart"] is False
+    with pytest.raises(HarnessError, match=r"rule must be one of \('plain', 'normed'\), but got 'odd'"):
+        complete(fixed, Toy, {**drawn, "rule": "odd"}, "toy")
+    with pytest.raises(HarnessError, match="restart must be bool, but got 'perhaps'"):
+        complete(fixed, Toy, {**drawn, "restart": "perhaps"}, "toy")
 
 
 @pytest.mark.parametrize(
@@ -59,6 +86,12 @@ def test_ties_and_defaults_are_filled_in() -> None:
         (("step_size = { low = 1e-4, high = 10 }", ""), "missing parameter 'step_size'"),
         (("step_size = { low = 1e-4, high = 10 }", "step_size = []"), "no choices"),
         (("step_size = { low = 1e-4, high = 10 }", "step_size = true"), "must be float"),
+        (("[toy]", '[toy]\nrule = "norm"'), "rule must be one of ('plain', 'normed'), but got 'norm'"),
+        (("[toy]", '[toy]\nrule = ["plain", "norm"]'), "but got 'norm'"),
+        (("[toy]", "[toy]\nrule = 3"), "rule must be str, but got 3"),
+        (("[toy]", "[toy]\nrestart = 1"), "restart must be bool, but got 1"),
+        (("[toy]", "[toy]\nrule = { low = 1, high = 2 }"), "('plain', 'normed'), not a range"),
+        (("[toy]", "[toy]\nrestart = { low = 0, high = 1 }"), "(False, True), not a range"),
         (("[toy]", "[tod]"), "no table for solver 'toy'"),
         (("[toy]", "[toy"), "line 2"),
     ],
