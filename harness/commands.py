@@ -27,7 +27,9 @@ from harness.worker import Context, Pack, Worker, check_device
 
 
 def run_trial(context: Context, name: str, values: Sequence[str], space: Path | None, as_json: bool) -> int:
-    solver = context.find_plugins().solver(name)
+    plugins = context.find_plugins()
+    solver = plugins.solver(name)
+    require_defined(solver, plugins.problem(context.problem))
     config = complete(_space_of(context.problem, name, solver, space), solver, pairs(values, name), name)
     worker = Worker(context)
     require_defined(solver, worker.problem)
