@@ -211,6 +211,40 @@ def test_other_solvers_are_named_without_their_spaces(
     assert not differences(both, swapped)
 
 
+CHOOSER = """
+from tests.harness.toy_plugin import ToySolver as _Toy
+import dataclasses
+from harness.api import choice
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chooser(_Toy):
+    rule: str = choice("how", default="plain", choices=("plain", "turned"))
+
+    def step(self, oracle, state):
+        stepped = super().step(oracle, state)
+        return stepped if self.rule == "plain" else dataclasses.replace(stepped, x=-stepped.x)
+"""
+
+
+def test_trials_share_a_pack_only_where_they_agree_on_every_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack that mixed them would fail."""
+    (tmp_path / "chooser.py").write_text(CHOOSER)
+    space = SPACE.replace("toy_solver", "chooser") + 'rule = ["plain", "turned"]\n'
+    plugin = ["--plugin", str(tmp_path / "chooser.py"), "--solvers", "chooser", "--trials", "9"]
+    for folder, size in (("wide", "9"), ("alone", "1")):
+        more = [*plugin, "--pack", size]
+        assert harness(monkeypatch, arguments(tmp_path / folder, *more, space=space)) == 0
+    wide, alone = (load_record(tmp_path / folder) for folder in ("wide", "alone"))
+    sizes = wide.trials.groupby("param.rule")["pack"].agg(["min", "max", "size"])
+
+    assert set(wide.trials["state"]) == {"completed"} and len(sizes) == 2 and sizes["size"].sum() == 9
+    assert (sizes["min"] == sizes["size"]).all() and (sizes["max"] == sizes["size"]).all()
+    assert wide.trials["pack"].max() > 1
+    same(wide, alone)
+
+
 def test_a_second_driver_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
