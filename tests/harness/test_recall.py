@@ -1,7 +1,8 @@
-"""Lower levels by example: what an example was left with is where it starts when it is met again."""
+"""What the engine remembers: by example and by batch, each starts where it was left when it is met again."""
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.api import Cost, MiniBatch, Oracle, Place, Solver, State, count, shared
+from harness.batch import Level
 from harness.budget import KINDS
+from harness.check import Counting
 from harness.meter import Meter
-from harness.recall import ByExample
+from harness.recall import ByBatch, ByExample
 from harness.rules import Rules
 from harness.runner import Result, run_pack
-from harness.solver import Solver, State
 from harness.streams import Streams
 from problems.equilibrium import Equilibrium
 from solvers.amigo import Amigo
@@ -227,3 +230,110 @@ def test_nothing_is_kept_of_a_method_that_starts_afresh() -> None:
     memory.keep(before, np.arange(2), torch.tensor([0, 1]))
 
     assert torch.equal(memory.recall(before, np.arange(2), torch.tensor([2, 3])).y, before.y)
+
+
+# --- by batch of the partition
+
+
+@dataclasses.dataclass(frozen=True)
+class Noted(State):
+    """lower (N, dim_y), upper (N, dim_x): tables. last (N, dim_y): as the last step left it, no table."""
+
+    lower: Tensor
+    upper: Tensor
+    last: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Notes(Solver[Noted]):
+    """Leaves with each batch of either level what tells it from all others, and pays for the lower one."""
+
+    label, reference = "Notes", "none: made for the tests"
+    tables: ClassVar[Mapping[str, Level]] = {"lower": "lower", "upper": "upper"}
+
+    cost_factor: Tensor = count("lower gradients in an upper iteration")
+    batch_size: int = shared("examples of a lower batch", default=5)
+    upper_batch_size: int = shared("examples of an upper batch; 0: all", default=4, low=0)
+
+    def cost(self, place: Place) -> Cost:
+        return Cost(self.cost_factor * place.lower_samples(1, self.batch_size, "partition"))
+
+    def init(self, oracle: Oracle) -> Noted:
+        x, y = oracle.x0, oracle.y0
+        return Noted(x=x, y=y, lower=torch.full_like(y, -1), upper=torch.full_like(x, -2), last=y)
+
+    def step(self, oracle: Oracle, state: Noted) -> Noted:
+        def body(batch: MiniBatch, y: Tensor, x: Tensor) -> Tensor:
+            return y - 0.01 * oracle.lower_gradient(x, y, batch)
+
+        x, size, times = state.x, self.batch_size, self.cost_factor
+        y = oracle.loop("partition", times, body, state.y, x, batch_size=size, fixed=True)
+        moved = y - state.y
+        return Noted(x=x + moved[:, :4], y=y, lower=moved, upper=x, last=moved)
+
+
+@pytest.mark.parametrize("upper_batch_size", [4, 0, 100])
+def test_a_batch_finds_what_it_was_left_with(upper_batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every trial of a pack, also after the dear ones have left it in the middle of an epoch; a field
+    that is no table passes from step to step."""
+    problem = Counting()
+    problem.setup(None, 0, CPU, F64)
+    left: dict[tuple[str, int, int], Tensor] = {}
+    last: dict[int, Tensor] = {}
+    again, at_work = 0, Meter.at_work
+    sizes = {"lower": 5, "upper": upper_batch_size or None}
+    running: list[int] = []
+
+    def watched(self: Meter, call: Callable[..., Any], *args: Any) -> Any:
+        nonlocal again
+        returned = at_work(self, call, *args)
+        if call.__name__ != "step":
+            return returned
+        running.append(len(self.live))
+        for place, n in enumerate(self.live.tolist()):
+            for name, size in sizes.items():
+                key = (name, n, self.place.part(name, size))  # type: ignore[arg-type]
+                found, start = getattr(args[1], name)[place], -1.0 if name == "lower" else -2.0
+                again += key in left
+                assert torch.equal(found, left.get(key, torch.full_like(found, start)))
+                left[key] = getattr(returned, name)[place].clone()
+            assert n not in last or torch.equal(args[1].last[place], last[n])
+            last[n] = returned.last[place].clone()
+        return returned
+
+    monkeypatch.setattr(Meter, "at_work", watched)
+    configs = [{"cost_factor": k, "batch_size": 5, "upper_batch_size": upper_batch_size} for k in (1, 4, 2)]
+    packed = run_pack(problem, Notes, configs, Rules(23 * 12, {}, 3), CPU, F64)
+
+    assert [result.upper_iterations for result in packed] == [60, 15, 30]
+    assert set(running) == {3, 2, 1} and again > 120
+    monkeypatch.undo()
+    for config, result in zip(configs, packed, strict=True):
+        (alone,) = run_pack(problem, Notes, [config], Rules(23 * 12, {}, 3), CPU, F64)
+        assert alone.metrics == pytest.approx(result.metrics, rel=1e-12) and alone.ledger == result.ledger
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_a_table_by_trial_and_batch(data: st.DataObject) -> None:
+    """Against a dictionary, for any order of any trials and batches."""
+    trials, parts = 3, {"lower": 4, "upper": 2}
+    start = Noted(*(torch.full((trials, 2), float(k)) for k in range(5)))
+    memory, model = ByBatch(start, parts), dict[tuple[str, int, int], Tensor]()
+    for visit in range(8):
+        live = sorted(data.draw(st.lists(st.integers(0, trials - 1), min_size=1, unique=True)))
+        met = {name: data.draw(st.integers(0, number - 1)) for name, number in parts.items()}
+        state = Noted(*(torch.full((len(live), 2), -1.0) for _ in range(5)))
+        recalled = memory.recall(state, np.array(live), met)
+        for place, n in enumerate(live):
+            for name, part in met.items():
+                first = getattr(start, name)[n]
+                assert torch.equal(getattr(recalled, name)[place], model.get((name, n, part), first))
+        assert torch.equal(recalled.x, state.x) and torch.equal(recalled.last, state.last)
+        kept = Noted(*(100.0 * visit + k + torch.rand(len(live), 2) for k in range(5)))
+        memory.keep(kept, np.array(live), met)
+        model |= {
+            (name, n, part): getattr(kept, name)[place]
+            for place, n in enumerate(live)
+            for name, part in met.items()
+        }
