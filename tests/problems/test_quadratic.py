@@ -269,7 +269,7 @@ def test_the_grids_are_the_papers() -> None:
 
 @pytest.mark.parametrize("name", find_space("quadratic", None).solvers())
 def test_every_table_fits_its_solver_and_the_upper_error_falls(name: str) -> None:
-    """At the best of eight random places of the space, on the deterministic problem with kappa_g = 10: a space
+    """At the best of eight random places of the space, on the deterministic problem, kappa_g = 10: a space
     that is wide enough to search holds configurations that diverge."""
     solver = Plugins().solver(name)
     space, draws = find_space("quadratic", None).space(name, solver), RandomDraws(3)
