@@ -99,6 +99,8 @@ class Worker:
             return [failed(pack.configs[0], reason)]
 
     def _attempt(self, pack: Pack) -> list[Result]:
+        import torch._dynamo  # noqa: F401 - torch.func's first call does; an alarm amid that would break it
+
         solver = self.plugins.solver(pack.solver)
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
         with _time_limit(self.context.trial_timeout * len(configs)):

@@ -152,7 +152,7 @@ class Convergence:
         for name, parameter in self.parameters.items():
             if _is_step(name):
                 config[name] = upper if name.startswith("upper") else lower
-            elif name.endswith("_decay") and not noisy:
+            elif name.removesuffix("_decay") + "_step_size" in self.parameters and not noisy:
                 config[name] = 0.0
             else:
                 config[name] = setting.value(name, parameter, steps, batch_size)
@@ -306,10 +306,13 @@ class Convergence:
         return max(samples, iterations * int(first_cost(self.problem, self.solver, [config], 0)[0]))
 
     def _converges_nearly(self, setting: Setting) -> str:
-        """At a moderate bias. A penalty method may divide its steps of x by the penalty."""
+        """At a moderate bias. A penalty method may divide its steps of x by the penalty, and may need its decays
+        where the penalty grows."""
         best = math.inf
-        for scale in (*STEPS_OF_X, *(scale * self._ladder[1] for scale in STEPS_OF_X)):
-            config = self._config(setting, SERIES, scale / self.problem.upper_smoothness, rung=1)
+        scales = (*STEPS_OF_X, *(scale * self._ladder[1] for scale in STEPS_OF_X))
+        for noisy, scale in itertools.product((False, True), scales):
+            upper = scale / self.problem.upper_smoothness
+            config = self._config(setting, SERIES, upper, noisy=noisy, rung=1)
             best = min(best, self._final_error(config, LONG))
             if best <= BIASED:
                 return f"relative error of L {best:.1e} at a moderate bias"

@@ -31,6 +31,7 @@ from harness.solver import Solver, State
 from harness.streams import Streams, generator
 
 Load = Callable[[], type[Solver[Any]]]
+SEED = 5
 
 
 def random_config(solver: type[Solver[Any]], number: int) -> dict[str, Any]:
@@ -59,15 +60,18 @@ def _problem(kind: type[Counting] = Counting) -> Counting:
 def _run(
     problem: Counting, solver: type[Solver[Any]], configs: list[dict[str, Any]], budget: float
 ) -> list[Result]:
-    rules = Rules(budget=budget, prices=dict.fromkeys(KINDS, 1.0), seed=5, curves=0)
+    rules = Rules(budget=budget, prices=dict.fromkeys(KINDS, 1.0), seed=SEED, curves=0)
     if not first_cost(problem, solver, configs, rules.seed).all():
         raise PluginError("cost() declares nothing for the first upper iteration: it would never end")
     problem.seen.clear()
     return run_pack(problem, solver, configs, rules, CPU, F64)
 
 
-def _budget(block: int) -> float:
-    return float(generator(block, "budget").integers(1, 1500))
+def _budget(problem: Counting, solver: type[Solver[Any]], block: int) -> float:
+    """For three neighbours that can share a pack: one to twelve first upper iterations of the cheapest."""
+    configs = [random_config(solver, number) for number in range(3 * block, 3 * block + 3)]
+    cheapest = first_cost(problem, solver, configs, SEED).min()
+    return float(generator(block, "budget").uniform(1, 12) * cheapest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +89,8 @@ def _alone(solver: type[Solver[Any]], packs: int, kind: type[Counting] = Countin
     """Three configurations for each of `packs` budgets."""
     found = []
     for number in range(3 * packs):
-        problem, config, budget = _problem(kind), random_config(solver, number), _budget(number // 3)
+        problem, config = _problem(kind), random_config(solver, number)
+        budget = _budget(problem, solver, number // 3)
         (result,) = _run(problem, solver, [config], budget)
         found.append(Lone(config, budget, result, dict(problem.seen)))
     if not any(lone.result.upper_iterations for lone in found):

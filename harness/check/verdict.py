@@ -35,4 +35,4 @@ def judged(checks: Checks) -> Iterator[Verdict]:
 
 def words(config: Mapping[str, Any]) -> str:
     """A configuration in few words."""
-    return " ".join(f"{name}={value:.4g}" for name, value in config.items())
+    return " ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in config.items())

@@ -116,7 +116,7 @@ def test_the_command_says_so_and_ends_with_a_code(
 ) -> None:
     """For anybody's file, wrong in one place; the fresh process reads that file too."""
     source = (Path(__file__).parents[2] / "solvers" / "amigo.py").read_text("utf-8")
-    wrong = source.replace("class Amigo(", "class Mine(").replace("x, y, z, f_x)", "x, y, -z, f_x)")
+    wrong = source.replace("class Amigo", "class Mine").replace("x, y, z, f_x)", "x, y, -z, f_x)")
     (tmp_path / "mine.py").write_text(wrong)
     monkeypatch.setattr("sys.argv", ["harness", "check", "mine", "--plugin", str(tmp_path / "mine.py")])
     with pytest.raises(SystemExit) as ended:
