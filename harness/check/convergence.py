@@ -306,7 +306,7 @@ class Convergence:
         return max(samples, iterations * int(first_cost(self.problem, self.solver, [config], 0)[0]))
 
     def _converges_nearly(self, setting: Setting) -> str:
-        """At a moderate bias. A penalty method may divide its steps of x by the penalty, and may need its decays
+        """At a moderate bias. A penalty method may divide its steps of x by the penalty, and need its decays
         where the penalty grows."""
         best = math.inf
         scales = (*STEPS_OF_X, *(scale * self._ladder[1] for scale in STEPS_OF_X))
