@@ -11,11 +11,12 @@ DEMO := demo/digits
 SOLVERS := stocbio,amigo,bsgm,alset_dagger_det,alset_dagger,alset
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test check-solvers lint clean
 
 help:
 	@echo "make demo    a small study of six methods on the digits data set, with its report"
 	@echo "make test    lint, types and tests"
+	@echo "make check-solvers   the long checks of every solver: half an hour"
 	@echo "make lint    lint and types only"
 	@echo "make clean   remove $(VENV), demo/ and caches"
 
@@ -48,6 +49,10 @@ lint: $(VENV)/.installed-dev
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+# What `make test` leaves out: the long checks of every solver.
+check-solvers: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow
 
 clean:
 	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,21 +32,33 @@ class Cost(NamedTuple):
     value: Tensor | int = 0
 
     def table(self, trials: int) -> np.ndarray:
-        """Shape (5, trials), or (5, 1) where it is the same for all; rows in the order of KINDS.
+        """Shape (5, trials), or (5, 1) where all declare the same, rows in the order of KINDS; read only.
 
         Raises PluginError: not whole, or negative."""
+        if all(type(entry) is int for entry in self):
+            return _plain_table(self)
         for kind, entry in zip(KINDS, self, strict=True):
             good = entry.dtype == torch.int64 if isinstance(entry, Tensor) else type(entry) is int
-            if not good or (type(entry) is int and entry >= 2**63):
+            if not good:
                 raise PluginError(f"cost() declares {entry!r} {kind} samples; expected integers below 2^63")
-        if any(isinstance(entry, Tensor) for entry in self):
-            entries = [e.numpy() if isinstance(e, Tensor) else e for e in self]
-            table = np.array([np.broadcast_to(entry, trials) for entry in entries], dtype=np.int64)
-        else:
-            table = np.array(self, dtype=np.int64)[:, None]
-        if table.min() < 0:
-            raise PluginError("cost() declares a negative number of samples")
-        return table
+        entries = [entry.numpy() if isinstance(entry, Tensor) else entry for entry in self]
+        table = np.array([np.broadcast_to(entry, trials) for entry in entries], dtype=np.int64)
+        return _not_negative(table)
+
+
+@lru_cache(maxsize=16)
+def _plain_table(cost: Cost) -> np.ndarray:
+    """The same for all trials, and mostly the same in every upper iteration."""
+    for kind, entry in zip(KINDS, cost, strict=True):
+        if entry >= 2**63:
+            raise PluginError(f"cost() declares {entry} {kind} samples; expected integers below 2^63")
+    return _not_negative(np.array(cost, dtype=np.int64)[:, None])
+
+
+def _not_negative(table: np.ndarray) -> np.ndarray:
+    if (table < 0).any():
+        raise PluginError("cost() declares a negative number of samples")
+    return table
 
 
 class Accountant:
@@ -74,14 +88,20 @@ class Accountant:
             )
         self._capacity = capacity
         self._multiplied = _MOST // int(self._prices.sum())  # samples whose price cannot overflow
-        self._granted = np.zeros((len(KINDS), trials), dtype=np.int64)
-        self._left = np.zeros_like(self._granted)
+        self._used = np.zeros((len(KINDS), trials), dtype=np.int64)
         self._spent = np.zeros(trials, dtype=np.int64)
+        self._trials: slice | np.ndarray = slice(0, 0)
+        self._declared = self._used
+        self._granted: list[Any] = [0] * len(KINDS)
+        self._drawn: list[Any] = [0] * len(KINDS)
 
     @property
     def ledger(self) -> np.ndarray:
         """Samples used, shape (N, 5), columns in the order of KINDS; a copy."""
-        return np.asarray((self._granted - self._left).T)
+        used = self._used.copy()
+        for row, drawn in zip(used, self._drawn, strict=True):
+            row[self._trials] += drawn
+        return used.T
 
     @property
     def spent(self) -> np.ndarray:
@@ -93,7 +113,10 @@ class Accountant:
         return np.asarray(self._prices.astype(np.float64) @ declared / self._unit)
 
     def fits(self, trials: slice | np.ndarray, declared: np.ndarray) -> np.ndarray:
-        """Which of `trials` can afford `declared` (shape (5, number of trials))."""
+        """Which of `trials` can afford `declared` (shape (5, number of trials), or (5, 1))."""
+        if declared.shape[1] == 1:
+            price = sum(map(operator.mul, self._prices.tolist(), declared[:, 0].tolist()))  # of any size
+            return np.asarray(self._spent[trials] <= max(self._capacity - price, -1))
         if declared.max() <= self._multiplied:
             return np.asarray(self._spent[trials] + self._prices @ declared <= self._capacity)
         dear = (declared > self._capacity // self._prices[:, None]).any(0)  # by one kind alone
@@ -102,29 +125,37 @@ class Accountant:
 
     def open(self, trials: slice | np.ndarray, declared: np.ndarray) -> None:
         """Grant one upper iteration."""
-        self._granted[:, trials] += declared
-        self._left[:, trials] += declared
+        self._trials, self._declared = trials, declared
+        self._granted = declared[:, 0].tolist() if declared.shape[1] == 1 else list(declared)
         self._spent[trials] += self._prices @ declared
 
     def charge(self, kind: str, trials: slice | np.ndarray, samples: int | np.ndarray) -> None:
-        """Draw samples from what is granted, for a trial listed twice twice; raises PluginError where they
-        were not declared."""
-        if np.min(samples) < 0 if isinstance(samples, np.ndarray) else samples < 0:
+        """Draw samples from what is granted.
+
+        trials: positions among those of `open`; one listed twice pays twice. Raises PluginError: more than
+        was declared. Counts are one number for as long as they are the same for all."""
+        if _any(samples < 0):
             raise PluginError(f"a charge of {samples} {kind} samples; expected 0 or more")
-        left = self._left[_COLUMN[kind]]
-        before = left.copy()
-        if isinstance(trials, slice):
-            left[trials] -= samples
+        column = _COLUMN[kind]
+        drawn = self._drawn[column]
+        if isinstance(trials, slice) and trials == slice(None):
+            drawn = drawn + samples
         else:
-            np.subtract.at(left, trials, samples)
-        if left.min() < 0:
-            left[:] = before
+            drawn = drawn + np.zeros_like(self._spent[self._trials])
+            np.add.at(drawn, trials, samples)  # type: ignore[arg-type]  # a slice will do
+        if _any(drawn > self._granted[column]):
             raise PluginError(f"the solver's cost() declares fewer {kind} samples than its step() uses")
+        self._drawn[column] = drawn
 
     def close(self) -> None:
         """End an upper iteration; raises PluginError where less was used than declared."""
-        if not self._left.any():
-            return
-        for kind, samples in zip(KINDS, self._left.max(axis=1), strict=True):
-            if samples:
-                raise PluginError(f"the solver's cost() declares {samples} more {kind} samples than used")
+        for kind, granted, drawn in zip(KINDS, self._granted, self._drawn, strict=True):
+            if _any(drawn != granted):
+                left = np.max(granted - drawn)
+                raise PluginError(f"the solver's cost() declares {left} more {kind} samples than used")
+        self._used[:, self._trials] += self._declared
+        self._drawn = [0] * len(KINDS)
+
+
+def _any(found: bool | np.ndarray) -> bool:
+    return found if isinstance(found, bool) else bool(found.any())

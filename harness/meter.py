@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ class Meter:
         self.system_failed: Tensor | None = None
         self.trespass = ""
         self._closed = False
-        self._met: dict[Level, tuple[Any, Batch]] = {}  # the last batch of each level: single loops reuse it
+        self._met: dict[Level, tuple[MiniBatch, Batch, int]] = {}  # the last of each level: mostly met again
 
     @property
     def trials(self) -> int:
@@ -67,9 +66,9 @@ class Meter:
         if isinstance(keep, Tensor) or keep != slice(None):
             self.live = self.live[keep if isinstance(keep, slice) else keep.numpy()]
             self.everyone = False
-        self.place = replace(self.place, iteration=iteration)
+        self.place = self.place._replace(iteration=iteration)
         if self.problem.by_example:
-            self.place = replace(self.place, mini_batch=len(self.mini_batch))
+            self.place = self.place._replace(mini_batch=len(self.mini_batch))
         self.system_failed = None
         self._met.clear()
 
@@ -133,19 +132,19 @@ class Meter:
             raise PluginError(f"a batch of {batch.level} examples for a derivative of the {level} level")
         trials: slice | np.ndarray
         if isinstance(batch.trials, slice):
-            trials = batch.trials
-            served = len(range(*trials.indices(self.trials)))
+            served = len(range(*batch.trials.indices(self.trials)))
+            trials = slice(None) if served == self.trials else batch.trials
         elif batch.trials.dtype == torch.int64:
             trials = batch.trials.numpy()
             served = len(trials)
         else:
             raise PluginError(f"a batch for trials {batch.trials.dtype}; expected their positions, int64")
         x, *others = variables
-        own = [self._own("x", x, (served, self.problem.dim_x))]
-        shape = served, self.problem.dim_y * (self.place.mini_batch or 1)
+        own = [self._own("x", x, (served, self.place.dim_x))]
+        shape = served, self.place.dim_y * (self.place.mini_batch or 1)
         own += [self._own("y or a vector like y", value, shape) for value in others]
         examples, drawn = self._examples(batch, served)
-        self.accountant.charge(kind, trials if self.everyone else self.live[trials], times * drawn)
+        self.accountant.charge(kind, trials, times * drawn)
         closed, self._closed = self._closed, False
         try:
             return method(*own, examples)
@@ -166,29 +165,27 @@ class Meter:
             raise PluginError(
                 f"{name} is under a transformation of torch.func; expected a plain tensor"
             ) from None
-        tangent: Tensor | None = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
-        if tangent is not None:
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:  # type: ignore[no-untyped-call]
             raise PluginError(f"{name} is a dual number; expected a plain tensor")
         return value.detach() if value.requires_grad else value
 
     def _examples(self, batch: MiniBatch, served: int) -> tuple[Batch, int | np.ndarray]:
         """The examples at a place, and how many samples they are for each trial served."""
-        key = (batch.phase, batch.size, batch.step, batch.nest)
-        kept = self._met.get(batch.level)
-        if kept is not None and kept[0] == key:
-            examples = kept[1]
-        else:
+        met, examples, drawn = self._met.get(batch.level, (None, None, 0))
+        if met is not batch:
             rows = self._rows(batch)
-            examples = Batch(rows, full=len(rows) == self.streams.examples[batch.level])
-            self._met[batch.level] = key, examples
-        worth = self.place.lower_worth if batch.level == "lower" else self.place.upper_worth
+            size = rows.shape[0]
+            examples = Batch(rows, full=size == self.streams.examples[batch.level])
+            drawn = size * (self.place.lower_worth if batch.level == "lower" else self.place.upper_worth)
+            self._met[batch.level] = batch, examples, drawn
+        assert examples is not None
         if batch.number is None:
-            return examples, len(examples.rows) * worth
+            return examples, drawn
         if batch.number.shape != (served,) or not (batch.number >= 1).all():
             raise PluginError(f"a number of batches for each of {served} trials, 1 or more, was expected")
-        drawn = self.place.lower_samples(batch.number, batch.size)
-        assert isinstance(drawn, Tensor)
-        return self._several(batch, examples), drawn.numpy()
+        samples = self.place.lower_samples(batch.number, batch.size)
+        assert isinstance(samples, Tensor)
+        return self._several(batch, examples), samples.numpy()
 
     def _rows(self, batch: MiniBatch) -> Tensor:
         if self.problem.by_example:

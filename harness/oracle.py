@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value", Tensor, tuple[Tensor, ...])
 Body = Callable[..., Value]
 
-_METERS: WeakKeyDictionary[Oracle, Meter] = WeakKeyDictionary()
+_METERS: dict[int, Meter] = {}  # by the identity of an oracle, for as long as it lives
 
 
 class Oracle:
@@ -39,28 +39,29 @@ class Oracle:
     def of(cls, meter: Meter) -> Oracle:
         """The face of a meter."""
         oracle = cls()
-        _METERS[oracle] = meter
+        _METERS[id(oracle)] = meter
+        finalize(oracle, _METERS.pop, id(oracle))
         return oracle
 
     @property
     def place(self) -> Place:
         """The current upper iteration, and the sizes of the problem."""
-        return _METERS[self].place
+        return _METERS[id(self)].place
 
     @property
     def trials(self) -> int:
         """How many still run: N."""
-        return _METERS[self].trials
+        return _METERS[id(self)].trials
 
     @property
     def x0(self) -> Tensor:
         """The fixed start of x, shape (N, dim_x)."""
-        return _METERS[self].start[0].repeat(self.trials, 1)  # not expanded: a gather would copy it whole
+        return _METERS[id(self)].start[0].repeat(self.trials, 1)  # not expanded: a gather would copy it whole
 
     @property
     def y0(self) -> Tensor:
         """The fixed start of y, shape (N, dim_y); by example, of every example of the mini-batch."""
-        return _METERS[self].start[1].repeat(self.trials, self.place.mini_batch or 1)
+        return _METERS[id(self)].start[1].repeat(self.trials, self.place.mini_batch or 1)
 
     def normal(self, name: str, like: Tensor, step: int = 0) -> Tensor:
         """Independent standard normal numbers (1, width of `like`) that depend on the seed, the upper
@@ -173,59 +174,59 @@ class Oracle:
 
     def lower_gradient(self, x: Tensor, y: Tensor, batch: MiniBatch) -> Tensor:
         """d_y g(x, y; batch), shape of y."""
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         found: Tensor = meter.serve("lower_gradient", "lower", meter.problem.lower_gradient, batch, x, y)
         return found
 
     def joint_lower_gradient(self, x: Tensor, y: Tensor, batch: MiniBatch) -> tuple[Tensor, Tensor]:
         """(d_x g, d_y g) at (x, y; batch), charged once as a lower gradient; a fixed-point lower level has no
         g."""
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         by_x, by_y = meter.serve("lower_gradient", "lower", meter.problem.joint_lower_gradient, batch, x, y)
         return by_x, by_y
 
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: MiniBatch) -> Tensor:
         """(d2_yy g(x, y; batch)) v, shape of y."""
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         found: Tensor = meter.serve("hessian_vector", "lower", meter.problem.hessian_vector, batch, x, y, v)
         return found
 
     def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: MiniBatch) -> Tensor:
         """(d2_xy g(x, y; batch)) v, shape (n, dim_x)."""
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         found: Tensor = meter.serve("cross", "lower", meter.problem.cross, batch, x, y, v)
         return found
 
     def upper_gradient(self, x: Tensor, y: Tensor, batch: MiniBatch | None = None) -> tuple[Tensor, Tensor]:
         """(d_x f, d_y f) at (x, y; batch), charged once; no batch: all upper examples."""
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         batch = self.upper_batch() if batch is None else batch
         by_x, by_y = meter.serve("upper_gradient", "upper", meter.problem.upper_gradient, batch, x, y)
         return by_x.expand_as(x), by_y
 
     def lower_value(self, x: Tensor, y: Tensor, batch: MiniBatch) -> Tensor:
         """g(x, y; batch), shape (n, 1), charged as a value, also where a gradient is taken at the point."""
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         found: Tensor = meter.serve("value", "lower", meter.problem.lower_value, batch, x, y)
         return found.unsqueeze(1)
 
     def upper_value(self, x: Tensor, y: Tensor, batch: MiniBatch | None = None) -> Tensor:
         """f(x, y; batch), shape (n, 1), charged as a value; no batch: all upper examples."""
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         batch = self.upper_batch() if batch is None else batch
         found: Tensor = meter.serve("value", "upper", meter.problem.upper_value, batch, x, y)
         return found.unsqueeze(1)
 
     def hessian(self, x: Tensor, y: Tensor, batch: MiniBatch) -> Tensor:
         """d2_yy g(x, y; batch), shape (n, dim_y, dim_y), charged as dim_y Hessian-vector products."""
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         products, method = y.shape[-1], meter.problem.hessian
         found: Tensor = meter.serve("hessian_vector", "lower", method, batch, x, y, times=products)
         return found
 
     def cross_matrix(self, x: Tensor, y: Tensor, batch: MiniBatch) -> Tensor:
         """d2_xy g(x, y; batch), shape (n, dim_x, dim_y), charged as dim_y cross products."""
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         products, method = y.shape[-1], meter.problem.cross_matrix
         found: Tensor = meter.serve("cross", "lower", method, batch, x, y, times=products)
         return found
@@ -234,14 +235,14 @@ class Oracle:
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest feasible points."""
-        return _METERS[self].problem.project(x)
+        return _METERS[id(self)].problem.project(x)
 
     def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
         """P(x - step_size * direction).
 
         direction: the method's estimate of the hypergradient, by which `harness check` judges it; whatever
         scales it belongs to step_size, (n, 1), or (n, dim_x) for a preconditioner."""
-        return _METERS[self].problem.projected_step(x, direction, step_size)
+        return _METERS[id(self)].problem.projected_step(x, direction, step_size)
 
     def or_start(self, z: Tensor, start: Tensor, within: MiniBatch | None = None) -> Tensor:
         """A system solution; where it is not finite, its start vector, noted as a system fallback.
@@ -253,7 +254,7 @@ class Oracle:
         failed = ~torch.isfinite(z).all(1)
         if not failed.any():
             return z
-        meter = _METERS[self]
+        meter = _METERS[id(self)]
         noted = torch.zeros(self.trials, dtype=torch.bool)
         noted[slice(None) if within is None else within.trials] = failed.cpu()
         before = meter.system_failed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from harness.problem import Problem
 from harness.streams import EPOCHS, THROUGH, generator, part, samples
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """An upper iteration of the trials of a pack, and the sizes of their problem.
 
     iteration: s = 0, 1, ... lower_worth, upper_worth: samples an example is worth. dim_x, dim_y: of the

@@ -111,13 +111,13 @@ class _Run:
                 self.accountant.close()
                 self.seconds[meter.running] += (time.perf_counter() - begun) / meter.trials
                 self.iterations[meter.running] += 1
-                good = self._diverged(state, stepped)
+                ended = self._diverged(state, stepped)
                 iteration += 1
                 state = stepped
-                if good.all():
+                if ended is None:
                     meter.begin(iteration)
                 else:
-                    keep = _selection(good)
+                    keep = _selection(~ended)
                     solver, state = solver.at(keep), state.at(keep)
                     meter.begin(iteration, keep)
                 self._measure_due(state)
@@ -159,11 +159,11 @@ class _Run:
 
     # --- how trials end
 
-    def _diverged(self, before: State, after: State) -> np.ndarray:
-        """Which trials go on; the others are recorded as diverged, with the reason."""
+    def _diverged(self, before: State, after: State) -> np.ndarray | None:
+        """Which trials end here, recorded as diverged, with the reason; None: none does."""
         fallen = self.meter.system_failed
         if fallen is None and after.all_finite():
-            return np.ones(self.meter.trials, dtype=bool)
+            return None
         ending = ~after.finite().cpu().numpy()
         reasons = {int(n): after.not_finite(int(n)) for n in np.flatnonzero(ending)}
         if fallen is not None:
@@ -176,7 +176,7 @@ class _Run:
             result.state = "diverged"
             result.reason = f"{what} not finite at upper iteration {self.meter.place.iteration}"
         self._output(before, ending)
-        return ~ending
+        return ending
 
     def _output(self, state: State, leaving: np.ndarray) -> None:
         for local in np.flatnonzero(leaving):
@@ -213,15 +213,16 @@ class _Run:
         due = due & (self.measured[live] < self.iterations[live])
         if not self.rules.curves or not due.any():
             return
-        chosen = state.at(_selection(due))
+        chosen, ledgers = state.at(_selection(due)), self._ledgers()
         for n, metrics in zip(live[due], self.problem.metrics(chosen.x, chosen.y), strict=True):
             point = {"upper_iteration": int(self.iterations[n]), "seconds": float(self.seconds[n])}
-            self.results[n].curve.append(point | self._ledger(n) | metrics)
+            self.results[n].curve.append(point | ledgers[n] | metrics)
         self.measured[live[due]] = self.iterations[live[due]]
 
-    def _ledger(self, n: int) -> dict[str, float]:
-        kinds = {kind: int(used) for kind, used in zip(KINDS, self.accountant.ledger[n], strict=True)}
-        return kinds | {"total": float(self.accountant.spent[n])}
+    def _ledgers(self) -> list[dict[str, float]]:
+        """Samples used by kind and priced in total, of every trial."""
+        rows = zip(self.accountant.ledger.tolist(), self.accountant.spent.tolist(), strict=True)
+        return [dict(zip(KINDS, used, strict=True)) | {"total": total} for used, total in rows]
 
     # --- evaluation
 
@@ -234,8 +235,8 @@ class _Run:
             x, y = (torch.stack(part) for part in zip(*(output for _, output in chosen), strict=True))
             metrics = self.problem.evaluate_pack(x, y)
         share = (time.perf_counter() - begun) / max(len(chosen), 1)
-        for n, result in enumerate(self.results):
-            result.ledger = self._ledger(n)
+        for n, (result, ledger) in enumerate(zip(self.results, self._ledgers(), strict=True)):
+            result.ledger = ledger
             result.objective = float("inf")
             result.upper_iterations, result.seconds = int(self.iterations[n]), float(self.seconds[n])
             result.system_fallbacks = int(self.fallbacks[n])

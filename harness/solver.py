@@ -11,6 +11,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
@@ -40,7 +41,7 @@ class State:
 
     def all_finite(self) -> bool:
         """Whether every number of every trial is finite; an overflow of their sum may say no."""
-        return math.isfinite(sum(float(value.sum()) for value in vars(self).values()))
+        return math.isfinite(reduce(torch.add, (value.sum() for value in vars(self).values())))
 
     def finite(self) -> Tensor:
         """Which trials hold finite numbers only, shape (N,)."""

@@ -73,7 +73,8 @@ class _Epoch:
 
     def batch(self, place: int) -> Tensor:
         if place not in self.batches:
-            self.batches[place] = self.rows[place * self.size : (place + 1) * self.size]
+            start = place * self.size
+            self.batches[place] = self.rows.narrow(0, start, min(self.size, self.rows.shape[0] - start))
         return self.batches[place]
 
 

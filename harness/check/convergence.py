@@ -74,10 +74,6 @@ class Setting:
         return parameter.default
 
 
-class Diverged(PluginError):
-    """A trial that should not have."""
-
-
 class Convergence:
     """The checks of one solver. One holds if it holds in some `Setting`; step sizes of the lower level and
     the system are 1.25 / L, where a step taken twice as long would diverge. No step size falls where the
@@ -162,27 +158,38 @@ class Convergence:
             config |= {bias.parameter: value} | {name: config[name] / value for name in bias.stiff}
         return config
 
-    def _run(
-        self, *configs: dict[str, Any], iterations: int = 0, samples: float = 0.0, seed: int = 0
-    ) -> Result:
-        """A pack of trials of that many upper iterations as dear as the first, or of that many samples; the
-        result of its first."""
+    def _pack(
+        self, configs: list[dict[str, Any]], iterations: int = 0, samples: float = 0.0, seed: int = 0
+    ) -> list[Result]:
+        """A pack of trials of that many upper iterations, as dear as the first of the first, or of that many
+        samples."""
         first = float(first_cost(self.problem, self.solver, configs, seed)[0])
         if first == 0:
             raise PluginError("cost() declares nothing for the first upper iteration: it would never end")
         budget = samples or iterations * first
         self.problem.upper_steps.clear()
         rules = Rules(budget, dict.fromkeys(KINDS, 1.0), seed, divergence="worst", curves=0)
-        result, *others = run_pack(self.problem, self.solver, configs, rules, CPU, F64)
-        for one in (result, *others):
-            if one.state == "diverged":
-                raise Diverged(f"diverged ({one.reason}) with {words(one.config)}")
-        if len(self.problem.upper_steps) < result.upper_iterations:
+        results = run_pack(self.problem, self.solver, configs, rules, CPU, F64)
+        taken, steps = max(result.upper_iterations for result in results), len(self.problem.upper_steps)
+        if steps < taken:
             raise PluginError(
-                f"{result.upper_iterations} upper iterations called oracle.projected_step "
-                f"{len(self.problem.upper_steps)} times; expected at least once in each"
+                f"{taken} upper iterations called oracle.projected_step {steps} times; "
+                "expected at least once in each"
             )
-        return result
+        return results
+
+    def _run(self, *configs: dict[str, Any], iterations: int, seed: int = 0) -> Result:
+        """The result of the first of a pack; raises PluginError where a trial diverges."""
+        results = self._pack(list(configs), iterations, seed=seed)
+        for one in results:
+            if one.state == "diverged":
+                raise PluginError(f"diverged ({one.reason}) with {words(one.config)}")
+        return results[0]
+
+    def _final_errors(self, configs: list[dict[str, Any]], samples: int, seed: int = 0) -> list[float]:
+        """Relative errors of L at the end; infinite for a trial that diverges."""
+        results = self._pack(configs, samples=samples, seed=seed)
+        return [math.inf if one.state == "diverged" else one.metrics["error"] for one in results]
 
     def _errors(self) -> list[float]:
         """Relative error of every recorded direction as the hypergradient at its x, of a trial alone."""
@@ -290,13 +297,12 @@ class Convergence:
         config = self._config(setting, ENOUGH, STILL)
         tried = sorted({LONG, self._at_least(LONG, SOME, config), self._at_least(LONG, MANY, config)})
         best = math.inf
+        steps = [scale / self.problem.upper_smoothness for scale in STEPS_OF_X]
         for samples in tried:
-            for scale in STEPS_OF_X:
-                upper = scale / self.problem.upper_smoothness
-                error = self._final_error(self._config(setting, ENOUGH, upper), samples)
-                best = min(best, error)
-                if error <= EXACT:
-                    return f"relative error of L {error:.1e}{self._floor(setting, upper)}"
+            errors = self._final_errors([self._config(setting, ENOUGH, step) for step in steps], samples)
+            best = min(best, *errors)
+            if best <= EXACT:
+                return f"relative error of L {best:.1e}{self._floor(setting, steps[errors.index(best)])}"
         return self._documented(
             [1.0, best], f"relative error of L {best:.1e} at best after {tried[-1]} samples"
         )
@@ -308,34 +314,35 @@ class Convergence:
     def _converges_nearly(self, setting: Setting) -> str:
         """At a moderate bias. A penalty method may divide its steps of x by the penalty, and need its decays
         where the penalty grows."""
-        best = math.inf
         scales = (*STEPS_OF_X, *(scale * self._ladder[1] for scale in STEPS_OF_X))
-        for noisy, scale in itertools.product((False, True), scales):
-            upper = scale / self.problem.upper_smoothness
-            config = self._config(setting, SERIES, upper, noisy=noisy, rung=1)
-            best = min(best, self._final_error(config, LONG))
-            if best <= BIASED:
-                return f"relative error of L {best:.1e} at a moderate bias"
+        configs = [
+            self._config(setting, SERIES, scale / self.problem.upper_smoothness, noisy=noisy, rung=1)
+            for noisy, scale in itertools.product((False, True), scales)
+        ]
+        best = min(self._final_errors(configs, LONG))
+        if best <= BIASED:
+            return f"relative error of L {best:.1e} at a moderate bias"
         raise PluginError(f"relative error of L {best:.1e} at best; expected at most {BIASED:.0e}")
 
     def _floor(self, setting: Setting, upper: float) -> str:
         """What few inner steps come to, where there are inner steps."""
         if not any(p.kind == "count" and p.required for p in self.parameters.values()):
             return ""
-        return f"; with {FEW} inner steps {self._final_error(self._config(setting, FEW, upper), LONG):.1e}"
+        (error,) = self._final_errors([self._config(setting, FEW, upper)], LONG)
+        return f"; with {FEW} inner steps {error:.1e}"
 
     def _falls(self, setting: Setting, batch_size: int = MINI, samples: int = SHORT) -> str:
         """At the better of two scales of x's steps; of three where the method sizes its steps itself, or has
         a bias that its steps may be divided by."""
         sized = self.solver.adaptive or not self.solver.estimates_hypergradient or self.solver.bias
-        found = []
+        configs = []
         for scale in STEPS_OF_X if sized else STEPS_OF_X[1:]:
             upper = scale / self.problem.upper_smoothness
-            config = self._config(setting, SERIES, upper, batch_size, noisy=True)
+            configs.append(self._config(setting, SERIES, upper, batch_size, noisy=True))
             if self.solver.tables:
-                config.update({n: REMEMBERED * v for n, v in config.items() if n in LOWER_STEPS})
-            spent = self._at_least(samples, SOME, config)
-            found.append([self._final_error(config, spent, seed) for seed in range(SEEDS)])
+                configs[-1].update({n: REMEMBERED * v for n, v in configs[-1].items() if n in LOWER_STEPS})
+        spent = self._at_least(samples, SOME, configs[0])
+        found = zip(*(self._final_errors(configs, spent, seed) for seed in range(SEEDS)), strict=True)
         errors = min(found, key=math.fsum)
         mean = math.fsum(errors) / SEEDS
         worst = f"{max(errors):.1e} at worst"
@@ -347,12 +354,6 @@ class Convergence:
 
     def _falls_on_full_batches(self, setting: Setting) -> str:
         return "randomised: " + self._falls(setting, FULL, LONG)
-
-    def _final_error(self, config: dict[str, Any], samples: int, seed: int = 0) -> float:
-        try:
-            return self._run(config, samples=samples, seed=seed).metrics["error"]
-        except Diverged:
-            return math.inf
 
     # --- the step of x
 

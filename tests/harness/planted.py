@@ -309,7 +309,7 @@ SOLVER_MISTAKES = [
             ("one lower step fewer than declared", "ledger", '"lower", self.lower_steps',
              '"lower", self.lower_steps - 1'),
             ("upper gradient past the oracle", "ledger", "place.upper_samples(None)", "0", _UPPER,
-             "f_x, f_y = _METERS[oracle].problem.upper_gradient(x, y, Batch(torch.arange(11)))"),
+             "f_x, f_y = _METERS[id(oracle)].problem.upper_gradient(x, y, Batch(torch.arange(11)))"),
             ("two points of a trial in one call", "ledger", "oracle.lower_gradient(x, y, batch)",
              "oracle.lower_gradient(torch.cat([x, x]), torch.cat([y, y]), batch)[:len(y)]"),
             ("two products as one complex one", "ledger", "oracle.hessian_vector(x, y, z, batch)",
@@ -343,11 +343,11 @@ SOLVER_MISTAKES = [
             ("a copy of the problem", "ledger", _UPPER, _UPPER + "\n        copy = Counting()"
              "\n        copy.setup(None, 0, torch.device('cpu'), torch.float64)"
              "\n        copy.lower_loss(x[0], y[0], torch.arange(9))"),
-            ("the meter switched off", "ledger", _UPPER, "_METERS[oracle]._closed = False"
-             "\n        f_x, f_y = _METERS[oracle].problem.upper_gradient(x, y, Batch(torch.arange(11)))"
+            ("the meter switched off", "ledger", _UPPER, "_METERS[id(oracle)]._closed = False"
+             "\n        f_x, f_y = _METERS[id(oracle)].problem.upper_gradient(x, y, Batch(torch.arange(11)))"
              "\n        oracle.upper_gradient(x, y)"),
             ("the ledger wiped", "ledger", _UPPER, _UPPER
-             + "\n        _found(Accountant)._granted -= _found(Accountant)._granted // 2"),
+             + "\n        _found(Accountant)._used -= _found(Accountant)._used // 2"),
             ("a second step of an epoch-wise stream", "ledger", _UPPER,
              "f_x, f_y = oracle.upper_gradient(x, y, oracle.upper_batch('epochs', None, 1))"),
             ("a field left over from another mini-batch", "by example", '("y", "z")', '("y",)'),

@@ -140,14 +140,21 @@ def hypergradient(solver: type[Any]) -> Verdict:
     return verdict
 
 
-@pytest.mark.parametrize("base", MISTAKES)
+def _param(base: type[Any], *rest: str) -> Any:
+    """A randomised method takes minutes."""
+    return pytest.param(base, *rest, marks=pytest.mark.slow if base is RightDifferences else ())
+
+
+@pytest.mark.parametrize("base", [_param(base) for base in MISTAKES])
 def test_the_right_ones_pass(base: type[Any]) -> None:
     failed = [verdict for verdict in judged(Convergence(build(base)).checks()) if not verdict.holds]
 
     assert not failed, "\n".join(map(str, failed))
 
 
-@pytest.mark.parametrize(("base", "mistake"), [(base, name) for base in MISTAKES for name in MISTAKES[base]])
+@pytest.mark.parametrize(
+    ("base", "mistake"), [_param(base, name) for base in MISTAKES for name in MISTAKES[base]]
+)
 def test_a_planted_mistake_is_caught(base: type[Any], mistake: str) -> None:
     verdict = hypergradient(build(base, mistake))
 

@@ -221,7 +221,7 @@ def test_the_engines_doors_are_not_on_the_solvers_face(bench: Bench, name: str) 
         setattr(bench.oracle, name, 0)
     with pytest.raises(AttributeError):
         bench.oracle.place = bench.oracle.place  # type: ignore[misc]
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         bench.oracle.place.iteration = 7  # type: ignore[misc]
 
 
