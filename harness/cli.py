@@ -66,6 +66,9 @@ def run(
     executor: Annotated[str, typer.Option(help="ray, or inline (this process)")] = "ray",
     address: Annotated[str | None, typer.Option(help="an existing Ray cluster, e.g. auto")] = None,
     sampler: Annotated[str, typer.Option(help="random, sobol, grid or tpe")] = "random",
+    published: Annotated[
+        bool, typer.Option("--published", help="trial 0 is the published configuration, where one is known")
+    ] = False,
     space: SpaceFile = None,
     options: Option = None,
     plugins: PluginFile = None,
@@ -87,7 +90,7 @@ def run(
     context = make_context(
         problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
     )
-    search = Search(trials, solvers, space, sampler, search_seed)
+    search = Search(trials, solvers, space, sampler, search_seed, published)
     raise typer.Exit(run_study(context, search, Execution(executor, workers, address, pack), out, dry_run))
 
 

@@ -48,7 +48,9 @@ def at_quantile(distribution: BaseDistribution, u: float) -> Any:
 
 
 class _Placed(BaseSampler):
-    """Every parameter is drawn alone, by its place."""
+    """Every parameter is drawn alone, by its place. first: values of trial 0 that are given, not drawn."""
+
+    first: Mapping[str, Any] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -61,6 +63,8 @@ class _Placed(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        if trial.number == 0 and param_name in self.first:
+            return self.first[param_name]
         return self.value(trial.number, param_name, param_distribution)
 
     @abstractmethod
@@ -110,14 +114,15 @@ def grid_size(space: Space) -> int:
 
 
 def sampler(kind: str, seed: int, solver: str, spaces: Mapping[str, Space], told: int) -> BaseSampler:
-    """The sampler of one solver's Optuna study.
+    """The sampler of one solver's Optuna study. Where its space has published values, trial 0 has them.
 
     told: trials already there; it goes into the seed of TPE, which else would propose its first
     configurations again after a restart."""
-    if kind == "random":
-        return RandomDraws(seed)
-    if kind == "sobol":
-        return SobolDraws(seed, sorted({name for space in spaces.values() for name in space.searched()}))
+    if kind in ("random", "sobol"):
+        names = sorted({name for space in spaces.values() for name in space.searched()})
+        placed = RandomDraws(seed) if kind == "random" else SobolDraws(seed, names)
+        placed.first = spaces[solver].published
+        return placed
     if kind == "grid":
         return GridDraws(spaces[solver])
     seeded = int(generator(seed, "tpe", told).integers(2**31))

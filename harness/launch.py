@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class Search:
     """Which configurations a study draws.
 
     trials: of each solver. solvers: names with commas, or "" for all of the search space. space: a search
-    space instead of the shipped one. seed: of the draws; None: the study's.
+    space instead of the shipped one. seed: of the draws; None: the study's. published: trial 0 of each solver
+    is its published configuration, where the space has one.
     """
 
     trials: int
@@ -49,12 +51,15 @@ class Search:
     space: Path | None
     sampler: str
     seed: int | None
+    published: bool
 
     def __post_init__(self) -> None:
         positive("--trials", self.trials)
         one_of("--sampler", self.sampler, SAMPLERS)
         if self.seed is not None:
             not_negative("--search-seed", self.seed)
+        if self.published and self.sampler not in ("random", "sobol"):
+            raise HarnessError(f"--published goes with the samplers random and sobol, not {self.sampler}")
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
     if dry_run:
         _plan(spec, problem, solvers, packing, workers, context.device)
         return 0
-    with locked(out, spec):
-        study = Study(out, spec, problem, solvers, packing)
+    with locked(out, spec) as whole:
+        study = Study(out, whole, problem, solvers, packing)
         if not study.finished():
             try:
                 with shown(study):
@@ -154,7 +159,7 @@ def make_spec(
         metrics={name: asdict(metric) for name, metric in problem.metric_names.items()},
         objective=problem.objective,
         headline=problem.headline,
-        solvers={name: _solver_spec(plugin, spaces[name]) for name, plugin in solvers.items()},
+        solvers={name: _solver_spec(plugin, spaces[name], search) for name, plugin in solvers.items()},
         plugins=fingerprint([Path(file) for file in context.plugins]),
         versions=_versions(context.device),
     )
@@ -167,9 +172,16 @@ def make_spec(
     return spec
 
 
-def _solver_spec(plugin: type[Solver[Any]], space: Space) -> SolverSpec:
+def _solver_spec(plugin: type[Solver[Any]], space: Space, search: Search) -> SolverSpec:
     known = {n: {"symbol": p.symbol, "meaning": p.meaning} for n, p in parameters(plugin).items()}
-    return SolverSpec(label=plugin.label, reference=plugin.reference, parameters=known, space=space.entries)
+    return SolverSpec(
+        label=plugin.label,
+        reference=plugin.reference,
+        parameters=known,
+        space=space.entries,
+        published=space.published if search.published else {},
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _versions(device: str) -> dict[str, str]:

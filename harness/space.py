@@ -7,6 +7,9 @@ A TOML file with one table per solver:
     system_steps = "= lower_steps"             # a tie, also { tie = "lower_steps" }
     growth = [1, 10, 100]                      # a choice
     batch_size = 90                            # fixed
+
+    [bsgm.published]                           # what its authors run: `harness run --published`
+    lower_steps = 287                          # what is not named here is tied, fixed or has its default
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +28,19 @@ from harness.params import Parameter, check_value, check_values, parameters
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+PUBLISHED = "published"
 Entry = dict[str, Any]
 """One of {low, high, log, integer}, {choices}, {tie}, {value}: plain data, as the study records it."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The space of one solver; `entries` has every parameter of the solver."""
+    """The space of one solver; `entries` has every parameter of the solver. published: the values of its
+    authors, in the space or not; empty: none are known for this problem."""
 
     solver: str
     entries: dict[str, Entry]
+    published: dict[str, Any] = field(default_factory=dict)
 
     def searched(self) -> dict[str, Entry]:
         """The parameters that are drawn."""
@@ -89,7 +95,15 @@ class SpaceFile:
         table, where = self.tables[solver], f"{self.path} [{solver}]"
         if not isinstance(table, dict):
             raise HarnessError(f"{where} must be a table of parameters, but got {table!r}")
-        return Space(solver, _check_table(table, plugin, where))
+        published = table.get(PUBLISHED, {})
+        if not isinstance(published, dict):
+            raise HarnessError(f"{where}: {PUBLISHED} must be a table of values, but got {published!r}")
+        ranges = {name: entry for name, entry in table.items() if name != PUBLISHED}
+        space = Space(solver, _check_table(ranges, plugin, where))
+        if not published:
+            return space
+        typed = complete(space, plugin, published, f"{self.path} [{solver}.{PUBLISHED}]")
+        return replace(space, published={name: typed[name] for name in published})
 
 
 def find_space(problem: str, given: Path | None) -> SpaceFile:

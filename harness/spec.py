@@ -29,7 +29,8 @@ NOT_COMPARED = {"versions", "metrics", "objective", "headline", GROWS}
 
 
 class SolverSpec(BaseModel):
-    """One solver of a study. parameters: symbol and meaning by name; space: `Space.entries`."""
+    """One solver of a study. parameters: symbol and meaning by name. space: `Space.entries`. published: the
+    values of trial 0 where a study asks for the published ones; empty: drawn. since: when it came, UTC."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,6 +38,8 @@ class SolverSpec(BaseModel):
     reference: str
     parameters: dict[str, dict[str, str]]
     space: dict[str, dict[str, Any]]
+    published: dict[str, Any] = {}
+    since: str = ""
 
 
 class StudySpec(BaseModel):
@@ -76,7 +79,7 @@ class StudySpec(BaseModel):
         return rules | values
 
     def spaces(self) -> dict[str, Space]:
-        return {name: Space(name, solver.space) for name, solver in self.solvers.items()}
+        return {name: Space(name, solver.space, solver.published) for name, solver in self.solvers.items()}
 
     def write(self, folder: Path) -> None:
         """Whole or not at all."""
@@ -97,15 +100,35 @@ def read_spec(folder: Path) -> StudySpec:
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
-    """The fields in which a folder's specification and a new one differ, as "field: old -> new"."""
-    if set(old.solvers) != set(new.solvers):
-        return [f"solvers: {','.join(old.solvers)} → {','.join(new.solvers)}"]
-    left, right = (_flat(spec.model_dump(exclude=NOT_COMPARED)) for spec in (old, new))
+    """What keeps a folder's specification and a new one from being one study, as "field: old -> new". Solvers
+    and plug-in files that only one of them has do not."""
+    one, two = (spec.model_dump(exclude=NOT_COMPARED) for spec in (old, new))
+    for field in ("solvers", "plugins"):
+        common = sorted(set(one[field]) & set(two[field]))
+        one[field], two[field] = ({name: values[field][name] for name in common} for values in (one, two))
+    left, right = _flat(one), _flat(two)
     names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
     found = [f"{name}: {left.get(name, 'absent')} → {right.get(name, 'absent')}" for name in names]
     if new.trials < old.trials:
         found.append(f"{GROWS}: {old.trials} → {new.trials} (may only grow)")
+    if old.sampler == "sobol" and _searched(old) != _searched(grown(old, new)):
+        found.append("solvers: new parameters would change the Sobol sequence of the others")
     return found
+
+
+def _searched(spec: StudySpec) -> set[str]:
+    return {name for space in spec.spaces().values() for name in space.searched()}
+
+
+def grown(old: StudySpec, new: StudySpec) -> StudySpec:
+    """A folder's specification with the solvers, plug-in files and trials of a new one."""
+    return old.model_copy(
+        update={
+            "solvers": {**old.solvers, **{n: s for n, s in new.solvers.items() if n not in old.solvers}},
+            "plugins": {**old.plugins, **new.plugins},
+            "trials": max(old.trials, new.trials),
+        }
+    )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -114,6 +137,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, inner in value.items():
-        if key not in ("label", "reference", "parameters"):
+        if key not in ("label", "reference", "parameters", "since"):
             flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     return flat

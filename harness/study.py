@@ -24,7 +24,7 @@ from harness.runner import Result, failed, first_cost
 from harness.sizing import Packing
 from harness.solver import Solver
 from harness.space import Entry
-from harness.spec import NAME, StudySpec, differences, read_spec
+from harness.spec import NAME, StudySpec, differences, grown, read_spec
 from harness.worker import Pack
 
 WINDOW = 8
@@ -59,7 +59,8 @@ class Tally:
 
 
 class Study:
-    """One study folder, open for writing. `next_pack` and `record` are all that an executor calls."""
+    """One study folder, open for writing: the trials of `solvers`, perhaps not all that it has. `next_pack`
+    and `record` are all that an executor calls."""
 
     def __init__(
         self,
@@ -72,15 +73,15 @@ class Study:
         self.folder, self.spec, self.problem, self.solvers = folder, spec, problem, solvers
         self.packing = packing
         self.spaces = spec.spaces()
-        self.tallies = {solver: Tally(spec.trials) for solver in spec.solvers}
+        self.tallies = {solver: Tally(spec.trials) for solver in solvers}
         self.begun = time.monotonic()
         self.in_flight = 0
         self._trials: dict[tuple[str, int], Trial] = {}
         self._queue: deque[Pack] = deque()
         self._storage = open_storage(folder)
-        self._studies = {solver: self._open(solver) for solver in spec.solvers}
+        self._studies = {solver: self._open(solver) for solver in solvers}
         self._refill = itertools.chain.from_iterable(
-            itertools.zip_longest(*(self._windows(solver) for solver in spec.solvers))
+            itertools.zip_longest(*(self._windows(solver) for solver in solvers))
         )
 
     def _open(self, solver: str) -> optuna.Study:
@@ -123,6 +124,8 @@ class Study:
         self._trials[solver, trial.number] = trial
         space = self.spaces[solver]
         drawn = {name: _value(trial, name, entry) for name, entry in space.searched().items()}
+        if trial.number == 0:
+            drawn |= space.published
         return check_values(self.solvers[solver], space.resolve(drawn), solver)
 
     def _packs(self, solver: str, configs: dict[int, dict[str, Any]]) -> list[Pack]:
@@ -179,8 +182,8 @@ def _value(trial: Trial, name: str, entry: Entry) -> Any:
 
 
 @contextmanager
-def locked(folder: Path, spec: StudySpec) -> Iterator[None]:
-    """The folder of a new or resumed study, with its lock held and its journal whole.
+def locked(folder: Path, spec: StudySpec) -> Iterator[StudySpec]:
+    """The specification of a new, resumed or growing study's folder, its lock held and its journal whole.
 
     Raises HarnessError: another driver is at work, or the folder holds another study."""
     if folder.exists() and not folder.is_dir():
@@ -194,27 +197,29 @@ def locked(folder: Path, spec: StudySpec) -> Iterator[None]:
             f"another driver is running the study {folder}; wait for it, or use another --out"
         ) from None
     try:
-        _agree(folder, spec)
+        whole = _agree(folder, spec)
         mend_journal(folder / JOURNAL)
-        yield
+        yield whole
     finally:
         lock.release()
 
 
-def _agree(folder: Path, spec: StudySpec) -> None:
+def _agree(folder: Path, spec: StudySpec) -> StudySpec:
     if not (folder / NAME).exists():
         if (folder / JOURNAL).exists():
             raise HarnessError(f"{folder} has a {JOURNAL} but no {NAME}; restore it, or use another --out")
         spec.write(folder)
-        return
+        return spec
     old = read_spec(folder)
     found = differences(old, spec)
     if found:
         raise HarnessError(
             f"{folder} holds another study, {'; '.join(found)}; use another --out or the same settings"
         )
-    if spec.trials > old.trials:
-        old.model_copy(update={"trials": spec.trials}).write(folder)
+    whole = grown(old, spec)
+    if whole != old:
+        whole.write(folder)
+    return whole
 
 
 Executor = Callable[[Study], None]

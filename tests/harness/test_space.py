@@ -121,3 +121,27 @@ def test_the_shipped_space_is_table_2() -> None:
     assert searched["alset_dagger"] == {"system_step_size", *sizes}
     assert searched["alset_dagger_det"] == sizes
     assert searched["bsgm_decreasing"] == {"lower_steps", "decay", *sizes}
+
+
+def test_published_values_are_read_beside_the_ranges_and_may_lie_outside_them() -> None:
+    found = SpaceFile("toy.toml", GOOD + "[toy.published]\nsteps = 7\nstep_size = 20\n").space("toy", Toy)
+
+    assert found.published == {"steps": 7, "step_size": 20.0} and list(found.searched()) == [
+        "steps",
+        "step_size",
+    ]
+    assert not SpaceFile("toy.toml", GOOD).space("toy", Toy).published
+
+
+@pytest.mark.parametrize(
+    ("published", "words"),
+    [
+        ("[toy.published]\nsteps = 7\n", "missing parameter 'step_size'"),
+        ("[toy.published]\nsteps = 0\nstep_size = 1\n", "at least 1"),
+        ("[toy.published]\nstop = 1\n", "unknown parameter 'stop'"),
+        ("published = 3\n", "must be a table"),
+    ],
+)
+def test_wrong_published_values_are_one_line(published: str, words: str) -> None:
+    with pytest.raises(HarnessError, match=words):
+        space(GOOD + published)
