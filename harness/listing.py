@@ -45,7 +45,7 @@ def _what_runs_where(plugins: Plugins) -> Table:
         if solver is not None:
             unmet = [solver.needs.unmet(problem) for problem in problems.values()]
             marks = ["–" if why else "•" for why in unmet]
-            table.add_row(Text(name), *marks, Text(_needs(solver.needs)))
+            table.add_row(Text(name), *marks, Text(needs_in_words(solver.needs)))
     return table
 
 
@@ -57,7 +57,8 @@ def _loaded(plugins: Plugins, kind: str, name: str) -> Any:
         return None
 
 
-def _needs(needs: Needs) -> str:
+def needs_in_words(needs: Needs) -> str:
+    """Empty: nothing."""
     words = []
     if needs.loss:
         words.append("the lower level is a loss, not a map")
@@ -102,7 +103,7 @@ def print_plugin(name: str, files: Sequence[Path]) -> None:
         console = Console()
         lines = [f"{kind} {name}: {loaded.label}", f"reference: {loaded.reference}", f"file: {plugin.origin}"]
         if kind == "solver":
-            lines.insert(2, f"defined where: {_needs(loaded.needs) or 'everywhere'}")
+            lines.insert(2, f"defined where: {needs_in_words(loaded.needs) or 'everywhere'}")
         console.print(Text("\n".join(lines)))
         console.print(table)
 

@@ -85,6 +85,8 @@ def _heavy_ball(
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AccBio(TwoLevels[AccState]):
+    """Nesterov's steps on x and y, heavy-ball steps on the system from 0."""
+
     label = "AccBiO"
     reference = "Ji and Liang 2023, Algorithm 1"
     warm_starts = ("y",)

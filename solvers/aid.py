@@ -85,6 +85,8 @@ class _FreshBatches(_Aid):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AidGd(_FreshBatches):
+    """Lower steps from the last y; the system from 0 by gradient steps."""
+
     label = "AID-GD"
     reference = "Arbel and Mairal 2022, Section 5"
 
@@ -98,6 +100,8 @@ class AidGd(_FreshBatches):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AidFp(_FreshBatches):
+    """Lower steps from the last y; the system from 0 by steps of the lower step size."""
+
     label = "AID-FP"
     reference = REFERENCE
 
@@ -109,6 +113,8 @@ class AidFp(_FreshBatches):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AidN(_FreshBatches):
+    """Lower steps from the last y; a Neumann series in the lower step size."""
+
     label = "AID-N"
     reference = "Lorraine, Vicol and Duvenaud 2020, Algorithms 2 and 3"
 
@@ -120,6 +126,8 @@ class AidN(_FreshBatches):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AidCg(_Aid):
+    """Lower steps from the last y; the system from 0 by conjugate gradients."""
+
     label = "AID-CG"
     reference = REFERENCE
     needs = Needs(loss=True)

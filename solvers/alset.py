@@ -59,6 +59,8 @@ REFERENCE = "Chen, Sun and Yin 2021, as run by Grazzi, Pontil and Salzo 2023, Se
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alset(MiniBatches[State]):
+    """One lower step; gradient steps on the system from -d_y f; one cross batch."""
+
     label = "ALSET"
     reference = REFERENCE
     warm_starts = ("y",)
@@ -110,6 +112,8 @@ class _Dagger(TwoLevels[SystemState]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlsetDagger(_Dagger, MiniBatches[SystemState]):
+    """One step of each level, one after the other, y and z from their last."""
+
     label = "ALSET†"
     reference = REFERENCE
     warm_starts = ("y", "z")
@@ -128,6 +132,8 @@ class AlsetDaggerDet(_Dagger):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlsetNeumann(SingleLoop[State]):
+    """A few lower steps; a randomly truncated Neumann series."""
+
     label = "ALSET (Neumann)"
     reference = "Chen, Sun and Yin 2021, Algorithm 1"
     warm_starts = ("y",)

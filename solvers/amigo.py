@@ -67,6 +67,8 @@ class _Amigo(NestedLoops[SystemState]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Amigo(SgdSystem[SystemState], _Amigo):
+    """Lower steps from the last y, gradient steps on the system from the last z."""
+
     label = "Amigo"
     reference = "Arbel and Mairal 2022, Algorithms 1 to 3"
 
@@ -74,6 +76,8 @@ class Amigo(SgdSystem[SystemState], _Amigo):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AmigoCg(_Amigo):
+    """Lower steps from the last y, conjugate gradients on the system from the last z."""
+
     label = "AmIGO-CG"
     reference = "Arbel and Mairal 2022, Algorithms 1 to 3 with conjugate gradients"
     needs = Needs(loss=True)

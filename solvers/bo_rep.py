@@ -53,6 +53,8 @@ class AveragedState(SystemState):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BoRep(MiniBatches[AveragedState]):
+    """SOBA with a mean direction of x, whose steps have a fixed length; y moves now and then."""
+
     label = "BO-REP"
     reference = "Hao, Gong and Liu 2024, Algorithm 1"
     warm_starts = ("y", "z")

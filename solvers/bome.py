@@ -52,6 +52,8 @@ from harness.api import (
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bome(MiniBatches[State]):
+    """Descent of f plus a penalty on the lower level's gap that is as small as its descent allows."""
+
     label = "BOME"
     reference = "Ye, Liu, Wright, Stone and Liu 2022, Algorithm 1"
     warm_starts = ("y",)

@@ -78,6 +78,8 @@ class _GrowingSteps(TwoLevels[State]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ba(_GrowingSteps):
+    """More and more lower steps from y0 on all examples; the Hessian itself inverted."""
+
     label = "BA"
     reference = "Ghadimi and Wang 2018, Algorithm 1"
     needs = Needs(loss=True, one_lower_problem=True, dim_y=500)
@@ -135,6 +137,8 @@ class _Bsa(_GrowingSteps, MiniBatches[State]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bsa(_Bsa):
+    """More and more falling lower steps from y0; a randomly truncated Neumann series that grows."""
+
     label = "BSA"
     reference = "Ghadimi and Wang 2018, Algorithm 2"
 

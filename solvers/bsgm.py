@@ -53,6 +53,8 @@ def _step(bsgm: SgdSystem[State], oracle: Oracle, x: Tensor, y: Tensor) -> State
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bsgm(SgdSystem[State]):
+    """Lower steps from y0, gradient steps on the system from -d_y f."""
+
     label = "BSGM"
     reference = REFERENCE
 
@@ -86,7 +88,7 @@ class BsgmWs(SgdSystem[State]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BsgmDecreasing(SgdSystem[State]):
-    """BSGM with step sizes eta * gamma / (gamma + i) at lower step i = 0, 1, ... and, as in the published
+    """BSGM with step sizes eta * gamma / (gamma + i) at lower step i from 0 on and, as in the published
     code, at system step i = 1, 2, ..."""
 
     label = "BSGM (decreasing steps)"

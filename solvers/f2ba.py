@@ -93,6 +93,8 @@ class _Penalised(MiniBatches[S]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class F2ba(_Penalised[State]):
+    """Both lower solutions, of g and of f / penalty + g, in every upper iteration; a constant penalty."""
+
     label = "F²BA"
     reference = "Chen, Ma and Zhang 2025"
 
@@ -121,6 +123,8 @@ class AccState(State):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AccF2ba(_Penalised[AccState]):
+    """F2BA with Nesterov's momentum of x, and restarts."""
+
     label = "AccF²BA"
     reference = "Chen, Ma and Zhang 2025, accelerated"
 

@@ -60,6 +60,8 @@ class F2saState(State):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class F2sa(SingleLoop[F2saState]):
+    """Steps of y on f + penalty g and of y_hat on g; x moves by the difference; the penalty grows."""
+
     label = "F²SA"
     reference = "Kwon, Kwon, Wright and Nowak 2023, Algorithm 1"
     warm_starts = ("y", "y_hat")

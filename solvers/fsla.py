@@ -52,6 +52,8 @@ class FslaState(SystemState):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fsla(SingleLoop[FslaState]):
+    """One step of each level; recursive momentum of x."""
+
     label = "FSLA"
     reference = "Li, Gu and Huang 2022, Algorithm 1"
     warm_starts = ("y", "z")

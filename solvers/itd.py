@@ -88,6 +88,8 @@ class _Unrolled(MiniBatches[State]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Itd(_Unrolled):
+    """Lower steps from the last y, and the gradient of f back through all of them."""
+
     label = "ITD"
     reference = "Franceschi et al. 2017, Algorithm 1; Grazzi et al. 2020, Section 2"
 
@@ -98,6 +100,8 @@ class Itd(_Unrolled):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reverse(_Unrolled):
+    """Lower steps from the last y, and the gradient of f back through the last of them."""
+
     label = "Reverse"
     reference = "Franceschi et al. 2017, Algorithm 1; Shaban, Cheng, Hatch and Boots 2019"
 

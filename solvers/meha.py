@@ -51,6 +51,8 @@ class MehaState(State):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Meha(MiniBatches[MehaState]):
+    """One step of y and of a proximal point; x moves by the gap of the Moreau envelope."""
+
     label = "MEHA"
     reference = "Liu, Liu, Yao, Zeng and Zhang 2024, Algorithm 1"
     warm_starts = ("y", "y_hat")

@@ -44,6 +44,8 @@ from harness.api import (
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pzobo(MiniBatches[State]):
+    """Differences of lower solutions along random directions of x."""
+
     label = "PZOBO"
     reference = "Sow, Ji and Liang 2022, Algorithms 1 and 2"
     warm_starts = ("y",)

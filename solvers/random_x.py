@@ -37,6 +37,8 @@ class BestState(State):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomX(TwoLevels[BestState]):
+    """Points drawn around x0, lower steps at each, the best by f kept."""
+
     label = "Random search on x"
     reference = "Bergstra and Bengio 2012"
     warm_starts = ("y",)

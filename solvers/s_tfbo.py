@@ -54,6 +54,8 @@ class TuningFreeState(SystemState):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class STfbo(MiniBatches[TuningFreeState]):
+    """SOBA whose steps are divided by the norms of all directions so far."""
+
     label = "S-TFBO"
     reference = "Yang, Ban, Huang, Ma and Ji 2025, Algorithm 2"
     warm_starts = ("y", "z")

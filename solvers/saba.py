@@ -49,6 +49,8 @@ class SabaState(SystemState):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Saba(MiniBatches[SabaState]):
+    """SOBA with a memory of every mini-batch's last derivatives (SAGA)."""
+
     label = "SABA"
     reference = "Dagréou, Ablin, Vaiter and Moreau 2022"
     warm_starts = ("y", "z", "mean_y", "mean_z", "g_y", "h_z", "f_y")

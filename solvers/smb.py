@@ -43,6 +43,8 @@ class SmbState(State):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Smb(NeumannEstimates[SmbState]):
+    """One step of each level along moving averages; a Neumann series."""
+
     label = "SMB"
     reference = "Guo, Xu, Yin, Jin and Yang 2021"
     warm_starts = ("y", "u")

@@ -57,6 +57,8 @@ def _step(method: SingleLoop[Any], oracle: Oracle, state: SystemState) -> tuple[
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Soba(SingleLoop[SystemState]):
+    """One step of y, z and x at the same time, all from the same point."""
+
     label = "SOBA"
     reference = "Dagréou, Ablin, Vaiter and Moreau 2022"
     warm_starts = ("y", "z")
@@ -82,6 +84,8 @@ class AveragedState(SystemState):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaSoba(SingleLoop[AveragedState]):
+    """SOBA whose x moves along a mean direction."""
+
     label = "MA-SOBA"
     reference = "Chen, Xiao and Balasubramanian 2024"
     warm_starts = ("y", "z")

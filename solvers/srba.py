@@ -152,6 +152,8 @@ class _Refreshed(MiniBatches[RecursiveState]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Srba(_Refreshed):
+    """SOBA with recursive estimates, and full batches in every period."""
+
     label = "SRBA"
     reference = "Dagréou, Moreau, Vaiter and Ablin 2024"
     warm_starts = WARM
@@ -169,6 +171,8 @@ class Srba(_Refreshed):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spaba(_Refreshed):
+    """SOBA with recursive estimates, and full batches at random."""
+
     label = "SPABA"
     reference = "Chu, Xu, Yao and Zhang 2024"
     warm_starts = WARM
@@ -187,6 +191,8 @@ class Spaba(_Refreshed):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Srmba(SingleLoop[RecursiveState]):
+    """SOBA with recursive momenta whose weights fall."""
+
     label = "SRMBA"
     reference = "Chu, Xu, Yao and Zhang 2024"
     warm_starts = WARM

@@ -122,6 +122,9 @@ class _Dense(SingleLoop[S]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stable(_Dense[StableState]):
+    """One step of each level; running means of the Hessian and the cross matrix, inverted; y
+    corrected for the move of x."""
+
     label = "STABLE"
     reference = "Chen, Sun, Xiao and Yin 2022, Algorithm 1"
     warm_starts = ("y", "old_y")
@@ -162,6 +165,8 @@ class Stable(_Dense[StableState]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StableVr(_Dense[StableVrState]):
+    """STORM's estimates of all derivatives, the Hessian among them, inverted."""
+
     label = "STABLE-VR"
     reference = "Guo and Yang 2021"
     warm_starts = ("y", "old_y", "u", "f_y")

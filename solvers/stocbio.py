@@ -54,6 +54,8 @@ class _Stocbio(SgdSystem[State]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stocbio(_Stocbio):
+    """Lower steps from the last y, gradient steps on the system from -d_y f."""
+
     label = "StochBiO"
     reference = "Ji, Yang and Liang 2021, Algorithm 2, as run by Grazzi, Pontil and Salzo 2023"
 
@@ -64,6 +66,8 @@ class Stocbio(_Stocbio):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StocbioNeumann(_Stocbio):
+    """Lower steps from the last y; a Neumann series whose factors are on fresh batches."""
+
     label = "StochBiO (Neumann)"
     reference = "Ji, Yang and Liang 2021, Algorithms 2 and 3"
 

@@ -87,6 +87,8 @@ class _Recursive(NeumannEstimates[RecursiveState]):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sustain(_Recursive):
+    """One step of each level by recursive momenta, a randomly truncated Neumann series at two points."""
+
     label = "SUSTAIN"
     reference = "Khanduri, Zeng, Hong, Wai, Wang and Yang 2021, Algorithm 1"
     random = True
@@ -95,6 +97,8 @@ class Sustain(_Recursive):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mrbo(_Recursive):
+    """One step of each level by recursive momenta, a whole Neumann series at two points."""
+
     label = "MRBO"
     reference = "Yang, Ji and Liang 2021, Algorithm 1"
     random = False

@@ -46,6 +46,8 @@ from harness.api import (
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ttsa(SingleLoop[State]):
+    """One step of each level, those of x falling faster; a randomly truncated Neumann series."""
+
     label = "TTSA"
     reference = "Hong, Wai, Wang and Yang 2023, Algorithm 1"
     warm_starts = ("y",)

@@ -55,6 +55,8 @@ class VPbgdState(State):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VPbgd(MiniBatches[VPbgdState]):
+    """Descent of f plus a rising penalty on the lower level's gap, in x and y together."""
+
     label = "V-PBGD"
     reference = "Shen and Chen 2023, Algorithm 1"
     warm_starts = ("y", "y_hat")

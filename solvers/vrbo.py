@@ -57,6 +57,8 @@ class VrboState(State):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vrbo(MiniBatches[VrboState]):
+    """Large batches now and then, and differences on small ones along an inner loop of y."""
+
     label = "VRBO"
     reference = "Yang, Ji and Liang 2021, Algorithm 2"
     warm_starts = ("y", "u")

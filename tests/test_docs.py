@@ -1,4 +1,4 @@
-"""The two how-to pages, followed to the letter in an empty folder."""
+"""The two how-to pages, followed to the letter in an empty folder; pages that are made from the code."""
 
 import re
 import shlex
@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from harness.plugins import PLUGIN_KINDS, Plugins
+from recipes.algorithms import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -32,3 +35,19 @@ def test_a_newcomer_can_follow_the_page(name: str, file: str, tmp_path: Path) ->
             text=True,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_the_page_of_algorithms_is_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    made = capsys.readouterr().out
+
+    assert made == (DOCS / "algorithms.md").read_text("utf-8")
+    assert len(set(re.findall(r"^\| `(\w+)` ", made, re.MULTILINE))) == len(Plugins().names("solver"))
+    assert not re.search(r"\|  \|", made), "a solver whose docstring lacks a rule or a cost"
+
+
+def test_the_readme_names_every_solver_and_problem() -> None:
+    readme = (DOCS.parent / "README.md").read_text("utf-8")
+    named = set(re.findall(r"`(\w+)`", readme))
+
+    assert {name for kind in PLUGIN_KINDS for name in Plugins().names(kind)} <= named
