@@ -15,11 +15,11 @@ from harness.solver import Solver
 
 HEAD = """# Algorithms
 
-One line for each solver, made by `python -m recipes.algorithms`; the docstring of its file has the rule, the
-symbols, the reference and what differs from the paper. Costs are samples of an upper iteration. batch_size stands
-for the examples that a batch has: all of them where it is larger than the set, and fewer in the last batch of an
-epoch where it does not divide their number; n_lower and n_upper are all examples of a level, and where a method has
-an upper_batch_size that is not 0, it stands in the place of n_upper.
+One line for each solver, made by `python -m recipes.algorithms`; the docstring of its file has the rule,
+the symbols, the reference and what differs from the paper. Costs are samples of an upper iteration.
+batch_size stands for the examples that a batch has: all of them where it is larger than the set, and fewer
+in the last batch of an epoch where it does not divide their number; n_lower and n_upper are all examples of
+a level, and where a method has an upper_batch_size that is not 0, it stands in the place of n_upper.
 """
 
 
