@@ -282,6 +282,7 @@ class _Traced:
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = {str(path.resolve()) for path in files}
         self.tests: dict[str, tuple[float, list[str]]] = {}
+        self._good = False
 
     def pytest_runtest_protocol(self, item: Any, nextitem: Any) -> None:
         self._met, self._begun = set[str](), time.monotonic()

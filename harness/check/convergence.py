@@ -44,7 +44,7 @@ FALLEN = 0.05  # mean relative error of L - L* that counts as fallen
 LOWER_STEPS = ("lower_step_size", "system_step_size")
 REMEMBERED = 0.4  # by how much these are shorter on mini-batches where derivatives are as old as an epoch
 BETTER = 0.9  # the same for a search that estimates no hypergradient
-RISING, FALLING = (10.0, 30.0, 100.0, 300.0), (0.5, 0.25, 0.125)  # of what a bias falls with
+RISING, FALLING = (20.0, 50.0, 125.0, 300.0), (0.5, 0.25, 0.125)  # of what a bias falls with
 RATE = 0.25  # how far the measured rate of a bias may be off, as a share of the declared one
 BIASED = 1e-3  # relative error of L - L* that counts as none at a moderate bias
 

@@ -166,8 +166,8 @@ def test_the_rates_are_measured_one_by_one() -> None:
     """A bias that stops falling after the first values is not the declared one."""
     check, bias = Convergence(RightPenalty), Bias("penalty", rate=-1)
 
-    assert "about the declared rate, -1" in check._rate(bias, "error", [0.1, 0.033, 0.01, 0.0033])
-    for errors in ([0.1, 0.033, 0.01, 0.009], [0.1, 0.033, 0.01, 0.0], [0.1, float("inf"), 0.01, 0.0033]):
+    assert "about the declared rate, -1" in check._rate(bias, "error", [0.1, 0.04, 0.016, 0.0067])
+    for errors in ([0.1, 0.04, 0.016, 0.015], [0.1, 0.04, 0.016, 0.0], [0.1, float("inf"), 0.016, 0.0067]):
         with pytest.raises(PluginError, match="declared -1"):
             check._rate(bias, "error", errors)
 
