@@ -357,7 +357,7 @@ def main() -> None:
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    for name in ("torch", "scipy.stats", "pandas", "optuna", "hypothesis", "pytest", "torch._dynamo"):
+    for name in ("torch", "scipy.stats", "pandas", "optuna", "pytest", "torch._dynamo"):
         importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)
     runs = traced(options.files, options.tests, options.traced)

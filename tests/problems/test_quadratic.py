@@ -1,5 +1,5 @@
 """The quadratic: closed forms, exact solutions, spectra, noise of known mean and variance, search spaces, and
-the verdicts that recipes.amigo_figure1 draws from runs on it."""
+the verdicts that recipes.amigo_synthetic draws from runs on it."""
 
 from typing import Any
 
@@ -20,7 +20,8 @@ from harness.rules import Rules
 from harness.runner import first_cost, run_pack
 from harness.space import find_space
 from problems.quadratic import Quadratic
-from recipes.amigo_figure1 import SCALES, Verdict, below, claims, lowest, only_amigo, reached
+from recipes.amigo_synthetic import METHODS as NINE
+from recipes.amigo_synthetic import SCALES, Verdict, below, claims, lowest, only, reached
 
 CPU, F64 = torch.device("cpu"), torch.float64
 
@@ -291,7 +292,7 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("values", "cg_lowest", "gd_below_fp", "only"),
+    ("values", "cg_lowest", "gd_below_fp", "only_amigo"),
     [
         ([1, 2, 3, 4], True, True, False),
         ([2, 1, 3, NAN], False, True, False),
@@ -304,19 +305,20 @@ NAN = float("nan")
     ],
 )
 def test_verdicts_on_claims(
-    values: list[float], cg_lowest: Verdict, gd_below_fp: Verdict, only: bool
+    values: list[float], cg_lowest: Verdict, gd_below_fp: Verdict, only_amigo: bool
 ) -> None:
     """A method that never got there (nan) is above all that did; nobody, or all the same, decides nothing."""
     row = pd.Series(values, METHODS, dtype=float)
 
     assert lowest(row, "AmIGO-CG") is cg_lowest
     assert below(row, "AmIGO-GD", "AID-FP") is gd_below_fp
-    assert only_amigo(row) is only
+    assert only(row, "AmIGO-CG", "AmIGO-GD") is only_amigo
 
 
 def test_claims_take_the_best_of_the_grid_at_every_kappa() -> None:
     """AID-FP has the best first configuration, AmIGO the best of both; errors below 1e-20 are level."""
-    best = {"AmIGO-CG": (40.0, 10.0), "AmIGO-GD": (40.0, 20.0), "AID-FP": (30.0, 30.0), "ITD": (NAN, NAN)}
+    best = dict.fromkeys(NINE.values(), (NAN, NAN))
+    best |= {"AmIGO-CG": (40.0, 10.0), "AmIGO-GD": (40.0, 20.0), "AID-FP": (30.0, 30.0)}
     columns = ["samples_to_target", "seconds_to_target", "samples_to_deep"]
     table = pd.DataFrame(
         {"kappa_g": kappa, "method": method, "error_after_fixed": 1e-25, **dict.fromkeys(columns, value)}
@@ -328,7 +330,8 @@ def test_claims_take_the_best_of_the_grid_at_every_kappa() -> None:
 
     assert found["1(a): AmIGO-CG needs the fewest samples to 1e-6"] == {10.0: True, 1e4: True}
     assert found["1(b): after 1 s AmIGO-CG has the lowest error"] == {10.0: None, 1e4: None}
-    assert found["1(c): at moderate kappa_g only AmIGO reaches 1e-20"] == {10.0: False}
+    assert found["1(a): AmIGO-GD needs less time to 1e-6 than AID-GD"] == {10.0: True, 1e4: True}
+    assert found["1(c): at moderate kappa_g only AmIGO and AID-CG reach 1e-20"] == {10.0: False}
 
 
 def test_reached_is_the_first_point_at_or_below() -> None:
