@@ -427,10 +427,10 @@ def page(table: pd.DataFrame, effect: float, scale: Scale, name: str, load: floa
 
 `quadratic` with dim_x = {scale.upper_dim}, dim_y = {scale.lower_dim}, kappa_L = 10, deterministic, float64,
 data seed 0. Step sizes 1 / L_g = 1 of y and z and 1 / L = 1 of x; N (ITD, Reverse: T) from 1, 10, 100, 1000.
-Every configuration ran once, alone, on one thread. It had {LEAST_ITERATIONS} upper iterations or, where that is
-more, the samples in which its method's best configuration met 1e-6, in at most {MOST_ITERATIONS}, and was cut
-off near {limit}. Samples are exact. Seconds leave out the metrics and are those of single runs on a machine
-with {os.cpu_count()} CPUs and a load average of {load:.1f} at the start; so are the verdicts on time.
+Every configuration ran once, alone, on one thread. It had {LEAST_ITERATIONS} upper iterations or, where
+that is more, the samples in which its method's best configuration met 1e-6, in at most {MOST_ITERATIONS}, and
+was cut off near {limit}. Samples are exact. Seconds leave out the metrics and are those of single runs on a
+machine with {os.cpu_count()} CPUs and a load average of {load:.1f} at the start; so are the verdicts on time.
 `trials.csv` has every trial, `curves.parquet` every curve, thinned to {PLOTTED_POINTS} points.
 
 ![Figure 1](figure1.png)
