@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from harness.params import parameters
 from harness.progress import tally_table
 from harness.record import Record, load_record, read_trials, result_of, told
 from harness.runner import Result
-from harness.solver import Solver, require_defined
+from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, complete, find_space
 from harness.spec import StudySpec, read_spec
 from harness.study import Tally
@@ -33,6 +34,8 @@ def run_trial(context: Context, name: str, values: Sequence[str], space: Path | 
     config = complete(_space_of(context.problem, name, solver, space), solver, pairs(values, name), name)
     worker = Worker(context)
     require_defined(solver, worker.problem)
+    for words in oversized(worker.problem, config):
+        sys.stderr.write(f"note: {name}: {words}\n")
     (result,) = worker.run(Pack(name, (0,), (config,)))
     fields = json.dumps(_summary(result))
     if as_json:

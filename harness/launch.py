@@ -27,7 +27,7 @@ from harness.progress import shown
 from harness.rules import Rules
 from harness.runner import first_cost, run_pack
 from harness.sizing import Packing, auto_packing, pack_bytes
-from harness.solver import Solver, require_defined
+from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
 from harness.study import Executor, Study, locked
@@ -104,6 +104,12 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
     problem = set_up(plugins, context)
     for solver in solvers.values():
         require_defined(solver, problem)
+    for name, space in spec.spaces().items():
+        most = {
+            key: entry[k] for key, entry in space.entries.items() for k in ("value", "high") if k in entry
+        }
+        for words in oversized(problem, most):
+            typer.echo(f"note: {name}: {words}")
     total = spec.trials * len(solvers)
     automatic = execution.pack == "auto"
     packing = auto_packing(context.device, workers, total) if automatic else Packing(int(execution.pack))

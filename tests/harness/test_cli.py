@@ -128,3 +128,29 @@ def test_a_recorded_trial_replays(
     assert "lower_gradient" in capsys.readouterr().out
     assert harness(monkeypatch, ["status", str(tmp_path / "s")]) == 0
     assert harness(monkeypatch, ["replay", str(tmp_path / "s"), "toy_solver/9"]) == 2
+
+
+def test_a_batch_larger_than_the_set_is_noted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "trial",
+        "quadratic",
+        "soba",
+        "--set",
+        "samples=50",
+        "--set",
+        "noise=0.1",
+        "--set",
+        "lower_dim=3",
+    ]
+    words += ["--set", "upper_dim=4", "--budget", "500", "upper_step_size=0.1", "lower_step_size=0.1"]
+    monkeypatch.setattr("sys.argv", ["harness", *words, "batch_size=50", "upper_batch_size=51"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    noted = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    assert not ended.value.code
+    assert noted == [
+        "note: soba: upper_batch_size 51 is more than the 50 upper examples: all of them are taken"
+    ]
