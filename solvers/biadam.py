@@ -27,10 +27,11 @@ Reference: F. Huang, H. Huang, "BiAdam: Fast Adaptive Bilevel Optimization Metho
 the algorithms saBiAdam and VR-saBiAdam ("sa": stochastic approximated, by a series for the inverse).
 Differs from the paper: eta_k = c / (m + k)^e there, here c = 1 and m = 0, as for the project's other methods:
 c is a factor of the step sizes and of a, and a large m keeps eta_k from falling (decays of 0). One a for both
-levels, where it has c_1 and c_2, and the eta_k of the same upper iteration. P is the nearest point, where it
-has the nearest in the norm of r_x: the same for a box. p comes from one uniform number per upper iteration,
-common to the trials of a seed; a series that is not finite falls back to its first term. rho has no default,
-as it is measured in gradients of the problem: no step size is above lambda / rho.
+levels, where it has c_1 and c_2. P is the nearest point, where it has the nearest in the norm of r_x: for a
+box the same. p comes from one uniform number per upper iteration, common to the trials of a seed; a series
+that is not finite falls back to its first term. rho has no default, as it is measured in gradients of the
+problem: no step size is above gamma / rho or lambda / rho. A reading: a momentum's weight has the eta_k of
+the step that it is for, not of the one before.
 Sources disagree: a script by an author of later versions scales y by coordinate, sums the series whole, keeps
 eta_k at 1 (decays of 0), adds 1e-6 under the root in place of rho, and makes s_x and s_y of d and u; here
 they are of h and d_y g, as in the paper. Where the lower level falls apart by example, u, s_y and y' would be
@@ -38,7 +39,7 @@ of other upper iterations than d, s_x and x'.
 """
 
 import dataclasses
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -83,6 +84,7 @@ class RecursiveScaledState(ScaledState):
 class _BiAdam(NeumannEstimates[S]):
     needs = Needs(one_lower_problem=True)
     adaptive = True
+    points: ClassVar[int]
 
     upper_step_size: Tensor = real("scale of x's steps", symbol="gamma")
     lower_step_size: Tensor = real("scale of y's steps", symbol="lambda")
@@ -91,6 +93,12 @@ class _BiAdam(NeumannEstimates[S]):
     least_scale: Tensor = real("what is added to every scale", symbol="rho", low=1e-30)
     lower_scale: str = choice("scale of y's steps", default="norm", choices=("norm", "coordinates"))
     series: str = choice("Neumann series", default="random", choices=("random", "whole"))
+
+    def cost(self, place: Place) -> Cost:
+        return self.estimates_cost(place, self.points if place.iteration else 1, self.series == "random")
+
+    def held(self, place: Place) -> Held:
+        return Held(x=7 + 2 * self.points, y=7 + 2 * self.points)
 
     def both(self, oracle: Oracle, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(d_y g, h) at a point."""
@@ -129,15 +137,10 @@ class SaBiAdam(_BiAdam[ScaledState]):
     label = "saBiAdam"
     reference = "Huang and Huang 2021, saBiAdam"
     warm_starts = ("y", "u", "s_y")
+    points = 1
 
     upper_decay: Tensor = real("exponent of the decay of x's eta", symbol="e_x", default=HALF)
     lower_decay: Tensor = real("exponent of the decay of y's eta", symbol="e_y", default=HALF)
-
-    def cost(self, place: Place) -> Cost:
-        return self.estimates_cost(place, 1, self.series == "random")
-
-    def held(self, place: Place) -> Held:
-        return Held(x=9, y=9)
 
     def init(self, oracle: Oracle) -> ScaledState:
         return self.begun(oracle)
@@ -157,15 +160,10 @@ class VrSaBiAdam(_BiAdam[RecursiveScaledState]):
     label = "VR-saBiAdam"
     reference = "Huang and Huang 2021, VR-saBiAdam"
     warm_starts = ("y", "old_y", "u", "s_y")
+    points = 2
 
     upper_decay: Tensor = real("exponent of the decay of x's eta", symbol="e_x", default=THIRD)
     lower_decay: Tensor = real("exponent of the decay of y's eta", symbol="e_y", default=THIRD)
-
-    def cost(self, place: Place) -> Cost:
-        return self.estimates_cost(place, 2 if place.iteration else 1, self.series == "random")
-
-    def held(self, place: Place) -> Held:
-        return Held(x=11, y=11)
 
     def init(self, oracle: Oracle) -> RecursiveScaledState:
         return RecursiveScaledState(**vars(self.begun(oracle)), old_x=oracle.x0, old_y=oracle.y0)
