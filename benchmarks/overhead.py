@@ -105,7 +105,7 @@ def main() -> None:
         found = [search(solver, trials, options.iterations) for _ in range(options.repeats)]
         whole, derivatives = min(found)
         own = min(
-            arithmetic(solver, trials, first_place(problem(), 1, None)._replace(iteration=9))()
+            arithmetic(solver, trials, first_place(problem(), 1, None).at(9))()
             for _ in range(options.repeats)
         )
         engine = whole - derivatives - own

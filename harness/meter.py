@@ -66,9 +66,9 @@ class Meter:
         if isinstance(keep, Tensor) or keep != slice(None):
             self.live = self.live[keep if isinstance(keep, slice) else keep.numpy()]
             self.everyone = False
-        self.place = self.place._replace(iteration=iteration)
+        self.place = self.place.at(iteration)
         if self.problem.by_example:
-            self.place = self.place._replace(mini_batch=len(self.mini_batch))
+            self.place = self.place.at(iteration, len(self.mini_batch))
         self.system_failed = None
         self._met.clear()
 
@@ -165,7 +165,8 @@ class Meter:
             raise PluginError(
                 f"{name} is under a transformation of torch.func; expected a plain tensor"
             ) from None
-        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:  # type: ignore[no-untyped-call]
+        tangent: Tensor | None = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
+        if tangent is not None:
             raise PluginError(f"{name} is a dual number; expected a plain tensor")
         return value.detach() if value.requires_grad else value
 

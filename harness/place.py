@@ -31,6 +31,11 @@ class Place(NamedTuple):
     dim_y: int
     mini_batch: int | None
 
+    def at(self, iteration: int, mini_batch: int | None = None) -> Place:
+        """The same trials at another upper iteration."""
+        examples = (self.lower_examples, self.upper_examples, self.lower_worth, self.upper_worth)
+        return Place(self.seed, iteration, *examples, self.dim_x, self.dim_y, mini_batch)
+
     def uniform(self, name: str) -> float:
         """A number in [0, 1) that depends on the seed, the upper iteration and `name` alone: the same for all
         trials, and for `cost` and `step`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.func import grad, vmap
 
 from harness.errors import HarnessError
 from harness.options import not_negative, one_of, pairs
@@ -77,6 +78,7 @@ class _TooLong(BaseException):
 class Worker:
     def __init__(self, context: Context) -> None:
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
+        vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first; an alarm amid that would break it
         self.context = context
         self.device = torch.device(context.device)
         self.plugins = context.find_plugins()
@@ -99,8 +101,6 @@ class Worker:
             return [failed(pack.configs[0], reason)]
 
     def _attempt(self, pack: Pack) -> list[Result]:
-        import torch._dynamo  # noqa: F401 - torch.func's first call does; an alarm amid that would break it
-
         solver = self.plugins.solver(pack.solver)
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
         with _time_limit(self.context.trial_timeout * len(configs)):

@@ -362,7 +362,7 @@ def test_ba_and_bsa_take_more_lower_steps_as_they_go() -> None:
     ba = _packed(Ba, _config(Ba, **grows), _config(Ba, growth=2.0, growth_exponent=0.5))
     bsa = _packed(Bsa, _config(Bsa, system_steps=3, system_growth=1.5), _config(Bsa, system_growth=0.0))
     place = first_place(crooked(), 1, 5)
-    at = [place._replace(iteration=s) for s in (0, 1, 15, 16, 255, 256)]
+    at = [place.at(s) for s in (0, 1, 15, 16, 255, 256)]
 
     assert [ba.lower_steps(p).tolist() for p in at] == [[1, 2], [1, 3], [1, 8], [2, 9], [2, 32], [3, 33]]
     assert [int(bsa.longest(p)[0]) for p in at] == [3, 5, 8, 8, 12, 12]
