@@ -36,10 +36,12 @@ def covariance(pi: Tensor, s: Tensor) -> Tensor:
     return pi * (s - (pi * s).sum(1, keepdim=True))
 
 
-def shares(batch: Batch, like: Tensor) -> Tensor:
-    """The share of each row of a batch in the mean over its draws, shape (N, b), or (1, b) for all trials."""
-    weights = batch.weights(like)
-    return like.new_full((1, len(batch.rows)), 1 / len(batch.rows)) if weights is None else weights
+def by_share(values: Tensor, batch: Batch) -> Tensor:
+    """values (N, b) or (N, c, b), overwritten, each times the share of its row in the mean over the draws."""
+    weights = batch.weights(values)
+    if weights is None:
+        return values.div_(len(batch.rows))
+    return values.mul_(weights if values.dim() == 2 else weights.unsqueeze(1))
 
 
 @dataclasses.dataclass(frozen=True)
