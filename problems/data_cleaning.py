@@ -163,7 +163,7 @@ class DataCleaning(Problem):
     def _both(self, y: Tensor, v: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
         """W u and V u, shapes (N, c, b), by one product."""
         both = torch.cat([self._w(y), self._w(v)], 1)
-        scores, along = wide_product(both, examples.features).split(CLASSES, 1)
+        scores, along = torch.split(wide_product(both, examples.features), CLASSES, 1)
         return scores, along
 
     def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:

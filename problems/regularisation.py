@@ -241,7 +241,7 @@ class Regularisation(Problem):
     def hessian_vector(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         examples = self._train.of(batch)
         both = torch.cat([self._w(y), self._w(v)], 1)
-        scores, along = wide_product(both, examples.features).split(self.scores, 1)
+        scores, along = torch.split(wide_product(both, examples.features), self.scores, 1)
         r = by_share(self._link.curved(scores, along), batch)
         return self._summed(r, examples).addcmul_(self._penalty(x), v)
 
