@@ -306,11 +306,15 @@ class Regularisation(Problem):
         y = starts[int(values.argmin())].unsqueeze(0)
         gradient, found, size = self.lower_gradient(x, y, every), at(y), 1.0
         for _ in range(NEWTON_STEPS):
-            if found.norm(gradient) <= TOLERANCE or size < LEAST_STEP:
+            fresh, done = found.y is y, found.norm(gradient) <= TOLERANCE
+            if (fresh and done) or size < LEAST_STEP:
                 break
+            if done:
+                found = at(y)
+                continue
             there = y - size * found.solve(gradient)
             ahead = self.lower_gradient(x, there, every)
-            fall, fresh = found.norm(ahead) / found.norm(gradient), found.y is y
+            fall = found.norm(ahead) / found.norm(gradient)
             if fall <= (1 - size / 4 if fresh else KEPT):
                 y, gradient, size = there, ahead, 1.0
             elif fresh:
