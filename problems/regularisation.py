@@ -10,22 +10,25 @@ With features u_i, labels l_i, n training and n' validation examples and a class
     covtype   cross-entropy of seven classes; a penalty for each class: W_k is row k of W (7, 54).
               n = 371 847, n' = 92 962, and 116 203 examples for the test; features standardised with the
               mean and the deviation of the n
+    breast_cancer
+              for tests: loss and penalties as of ijcnn1, split and standardised as covtype; the 569 examples
+              of 30 features of scikit-learn, n = 364, n' = 91, 114 for the test
 
-No intercept. x (22,) or (7,); y: W, row by row, (22,) or (378,). With s = W u, the gradient r and the Hessian
-S of the loss by s, and exp(x) spread over the entries of W that it weighs:
+No intercept. x (22,), (7,) or (30,); y: W, row by row, (22,), (378,) or (30,). With s = W u, the gradient r
+and the Hessian S of the loss by s, and exp(x) spread over the entries of W that it weighs:
 
     d_W = r u^T + exp(x) W,   H V = (S V u) u^T + exp(x) V,   d_x_k = 1/2 exp(x_k) |W_k|^2
     d_x_k <d_W, V> = exp(x_k) <W_k, V_k>
 
 Start and split are the public benchmark's, RandomState(2442), whatever the seeds: y0 standard normal, then
-x0 = log of uniform numbers for ijcnn1; x0 = -2, y0 = 0 and the split for covtype. With `seeds` = "own", start
-and split come from --seed and --data-seed.
+x0 = log of uniform numbers with two classes; x0 = -2, y0 = 0 for covtype; the split. With `seeds` = "own",
+start and split come from --seed and --data-seed.
 
 Evaluation: L(x) and |grad L(x)|^2 with W(x) from Newton's method to 1e-10 (`TOLERANCE`); errors in
 percent of the W that the method holds. On ijcnn1, which has no other data, test_error is val_error. A study
-selects by L(x), which is what the problem is to minimise, on both data sets, and no method gains by a W that
-is not the solution. A curve has all of it for ijcnn1; for covtype, where Newton's method takes some twenty
-seconds, only the errors.
+selects by L(x), which is what the problem is to minimise, whatever the data, and no method gains by a W that
+is not the solution. A curve has all of it but for covtype, where Newton's method takes some twenty
+seconds: there it has the errors only.
 
 Reference: M. Dagréou, P. Ablin, S. Vaiter, T. Moreau, "A Framework for Bilevel Optimization that Enables
 Stochastic and Global Variance Reduction Algorithms", NeurIPS 2022, Section 4, as in its authors' public
@@ -49,6 +52,7 @@ from harness.api import Batch, HarnessError, Metric, Problem, option
 from harness.data import parse_npz, read_bzip2, read_gzip, read_local
 from problems._linear import Examples, Link, Logistic, Softmax, add_product, by_share, wide_product
 
+DATASETS = ("ijcnn1", "covtype", "breast_cancer")
 PUBLIC_SEED = 2442
 START = -2.0  # every entry of x0 for covtype
 TOLERANCE = 1e-10  # of |d_y g| at W(x), each entry over the square root of its curvature
@@ -143,17 +147,17 @@ class Regularisation(Problem):
     objective = "value"
     headline = "value"
     metric_names = {
-        "value": Metric("L(x) = f(x, y*(x))", "L(x)"),
-        "gradient_norm_squared": Metric("squared norm of the gradient of L", "|grad L|^2"),
+        "value": Metric("upper loss at the lower solution, L(x)", "L(x)"),
+        "gradient_norm_squared": Metric("squared norm of the gradient of L", "Sq. gradient"),
         "val_error": Metric("validation error (%)", "Val"),
         "test_error": Metric("test error (%)", "Test"),
     }
     dtype = torch.float64
 
     dataset: str = option(
-        "ijcnn1: a penalty for each feature; covtype: one for each class",
+        "ijcnn1, breast_cancer: a penalty for each feature; covtype: one for each class",
         default="ijcnn1",
-        choices=("ijcnn1", "covtype"),
+        choices=DATASETS,
     )
     seeds: str = option(
         "start and split: public, the public benchmark's, or own, by --seed and --data-seed",
@@ -162,11 +166,11 @@ class Regularisation(Problem):
     )
 
     def setup(self, data_dir: Path | None, data_seed: int, device: torch.device, dtype: torch.dtype) -> None:
-        if self.dataset not in ("ijcnn1", "covtype"):
-            raise HarnessError(f"regularisation: dataset must be ijcnn1 or covtype, but got {self.dataset!r}")
+        if self.dataset not in DATASETS:
+            raise HarnessError(f"regularisation: dataset must be one of {DATASETS}, but got {self.dataset!r}")
         draw = np.random.RandomState(PUBLIC_SEED if self.seeds == "public" else data_seed)
-        self._binary = self.dataset == "ijcnn1"
-        sets = read_ijcnn1(data_dir) if self._binary else _split(*read_covtype(data_dir), draw)
+        self._binary = self.dataset != "covtype"
+        sets = _read(self.dataset, data_dir, draw)
         self._link: type[Link] = Logistic if self._binary else Softmax
         classes = 2 if self._binary else COVTYPE_CLASSES
         made = [Examples.make(features, labels, classes, device, dtype) for features, labels in sets]
@@ -352,6 +356,17 @@ class Regularisation(Problem):
 
     def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
         return self.evaluate_pack(x.unsqueeze(0), y.unsqueeze(0))[0]
+
+
+def _read(dataset: str, data_dir: Path | None, draw: np.random.RandomState) -> list[Labelled]:
+    """Training, validation and, where there is one, test."""
+    if dataset == "ijcnn1":
+        return read_ijcnn1(data_dir)
+    if dataset == "covtype":
+        return _split(*read_covtype(data_dir), draw)
+    from sklearn.datasets import load_breast_cancer
+
+    return _split(*load_breast_cancer(return_X_y=True), draw)
 
 
 def _split(

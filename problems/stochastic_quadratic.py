@@ -145,8 +145,8 @@ class StochasticQuadratic(Problem):
     objective = "gradient_norm_squared"
     headline = "gradient_norm_squared"
     metric_names = {
-        "value": Metric("L(x) = f(x, y*(x))", "L(x)"),
-        "gradient_norm_squared": Metric("squared norm of the gradient of L", "|grad L|^2"),
+        "value": Metric("upper loss at the lower solution, L(x)", "L(x)"),
+        "gradient_norm_squared": Metric("squared norm of the gradient of L", "Sq. gradient"),
     }
     dtype = torch.float64
 

@@ -135,7 +135,7 @@ def test_a_search_cleans_digits() -> None:
     """SOBA's falling steps, well chosen, halve the error of the classifier that weighs all images alike."""
     config = dict(upper_step_size=3e3, lower_step_size=0.3, upper_decay=0.5, lower_decay=0.5)
     flat = dict(config, upper_step_size=0.0)
-    rules = Rules(300 * 4 * 64, {}, seed=1)
+    rules = Rules(300 * 4 * 64, {}, seed=1, curves=0)
     sizes = {"batch_size": 64, "upper_batch_size": 64}
     problem = DataCleaning(dataset="digits")
     problem.setup(None, 0, CPU, problem.dtype)
@@ -161,7 +161,7 @@ def test_the_trajectory_of_the_public_benchmark() -> None:
         upper_batch_size=0,
     )
     for iterations, error in {0: 90.20, 4: 20.71, 8: 15.72, 20: 14.39}.items():
-        rules = Rules(max(iterations * 65_000, 1), {}, seed=0)
+        rules = Rules(max(iterations * 65_000, 1), {}, seed=0, curves=0)
         (result,) = run_pack(problem, Plugins().solver("soba"), [config], rules, CPU, problem.dtype)
 
         assert result.upper_iterations == iterations

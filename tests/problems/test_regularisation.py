@@ -178,9 +178,24 @@ def test_start_and_split_are_public_unless_they_are_to_be_own(monkeypatch: pytes
     close(public._train.features.mean(0), torch.zeros(FEATURES, dtype=F64))
 
 
+def test_breast_cancer_needs_no_file() -> None:
+    problem = Regularisation(dataset="breast_cancer")
+    problem.setup(None, 5, CPU, F64)
+
+    assert (problem.dim_x, problem.dim_y, problem.scores) == (30, 30, 1)
+    assert (problem.lower_examples, problem.upper_examples, len(problem._test.features)) == (364, 91, 114)
+    close(problem._train.features.mean(0), torch.zeros(30, dtype=F64))
+    x0, y0 = problem.initial(0)
+    start = problem.evaluate(x0, y0)
+    after = soba(problem, 300, upper_step_size=3.0, lower_step_size=0.1)
+
+    assert start["val_error"] != start["test_error"]
+    assert after["value"] < start["value"]
+
+
 def test_an_unknown_data_set_is_refused() -> None:
     problem = Regularisation(dataset="rcv1")
-    with pytest.raises(HarnessError, match="dataset must be ijcnn1 or covtype, but got 'rcv1'"):
+    with pytest.raises(HarnessError, match="dataset must be one of .*, but got 'rcv1'"):
         problem.setup(None, 0, CPU, F64)
 
 
@@ -249,7 +264,7 @@ def soba(problem: Regularisation, iterations: int, **config: float) -> dict[str,
         problem,
         Plugins().solver("soba"),
         [config | sizes | {"upper_decay": 0.5, "lower_decay": 0.5}],
-        Rules(max(iterations * cost, 1), {}, seed=0),
+        Rules(max(iterations * cost, 1), {}, seed=0, curves=0),
         CPU,
         problem.dtype,
     )

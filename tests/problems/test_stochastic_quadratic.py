@@ -146,7 +146,7 @@ def test_every_table_fits_its_solver_and_the_gradient_falls(name: str) -> None:
         drawn = {p: draws.value(n, p, distribution) for p, distribution in space.distributions().items()}
         config = space.resolve(drawn)
         budget = 4 * float(first_cost(SMALL, solver, [config], seed=0)[0])
-        found += run_pack(SMALL, solver, [config], Rules(budget, {}, seed=0), CPU, SMALL.dtype)
+        found += run_pack(SMALL, solver, [config], Rules(budget, {}, seed=0, curves=0), CPU, SMALL.dtype)
     best = min((r for r in found if r.state == "completed"), key=lambda r: r.objective)
 
     assert best.upper_iterations >= 2
@@ -158,7 +158,7 @@ def test_variance_reduction_goes_on_where_soba_stalls() -> None:
     to its noise."""
     problem = made(curvature=1.0, coupling=1.0)
     config = dict(upper_step_size=0.2, lower_step_size=0.2, batch_size=100, upper_batch_size=40)
-    rules, still = Rules(600 * 340, {}, seed=0), {"upper_decay": 0.0, "lower_decay": 0.0}
+    rules, still = Rules(600 * 340, {}, seed=0, curves=0), {"upper_decay": 0.0, "lower_decay": 0.0}
     (saba,) = run_pack(problem, Plugins().solver("saba"), [config], rules, CPU, F64)
     (soba,) = run_pack(problem, Plugins().solver("soba"), [config | still], rules, CPU, F64)
 
