@@ -183,14 +183,14 @@ class Regularisation(Problem):
         self.evaluation_samples = NEWTON_STEPS * self.lower_examples  # at most
 
     def memory(self, pack: int, batch_size: int | None) -> int:
-        """Features three times over while they are read and split; per trial the scores of W and v on a batch
+        """Features four times over while they are read and split; per trial the scores of W and v on a batch
         and on the larger sets, and the dense matrices of H."""
         kept = self.lower_examples + self.upper_examples + len(self._test.features)
         drawn = self.lower_examples if batch_size is None else min(batch_size, self.lower_examples)
         scores = 4 * self.scores * drawn + 2 * self.scores * self.upper_examples
         own = scores + self.dim_y * (3 * self.dim_y + 12) + 6 * self.dim_x
         solver = 4 * self.scores * self.lower_examples
-        return 8 * (3 * kept * self.features + drawn * self.features + solver + pack * own)
+        return 8 * (4 * kept * self.features + drawn * self.features + solver + pack * own)
 
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         if not self._binary:
@@ -366,7 +366,8 @@ def _read(dataset: str, data_dir: Path | None, draw: np.random.RandomState) -> l
         return _split(*read_covtype(data_dir), draw)
     from sklearn.datasets import load_breast_cancer
 
-    return _split(*load_breast_cancer(return_X_y=True), draw)
+    features, labels = load_breast_cancer(return_X_y=True)
+    return _split(features, labels, draw)
 
 
 def _split(
