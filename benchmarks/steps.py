@@ -14,7 +14,8 @@ from harness.api import Batch, Oracle, lower_sgd, system_sgd
 from harness.budget import KINDS, Accountant
 from harness.meter import Meter
 from harness.streams import Streams
-from problems.data_poisoning import DataPoisoning, _add_product, _logits
+from problems._linear import add_product, wide_product
+from problems.data_poisoning import DataPoisoning
 
 STEP_SIZE = 0.09
 
@@ -43,7 +44,7 @@ def _pieces(task: DataPoisoning, x: Tensor, y: Tensor, rows: list[Tensor]) -> di
         for parts in gathered:
             total = torch.zeros_like(w)
             for images, _, _ in parts:
-                _add_product(total, _logits(w, images), images)
+                add_product(total, wide_product(w, images), images)
 
     return {"gather": common.timed(gather, len(rows)), "products": common.timed(products, len(gathered))}
 

@@ -1,10 +1,15 @@
 """Data files: found in a folder, else downloaded once; never trusted without their checksum."""
 
+import bz2
 import gzip
 import hashlib
+import io
 import os
+import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
@@ -12,6 +17,9 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from harness.errors import HarnessError
+
+_UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress}
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error)  # bz2 says ValueError where its end is missing
 
 
 def data_folder(given: Path | None) -> Path | None:
@@ -27,14 +35,43 @@ def read_gzip(data_dir: Path | None, folder: str, name: str, url: str, sha256: s
     """The content of `folder`/`name`.gz, or of the same file unpacked, under the data folder or the cache.
 
     sha256 is that of the uncompressed content, since archives of one file differ. Raises HarnessError:
-    file missing, truncated, not gzip, or of another checksum."""
+    file missing, truncated, not gzip, or of another checksum; a download like that is not kept."""
+    return _read_packed(data_dir, folder, f"{name}.gz", url, sha256)
+
+
+def read_bzip2(data_dir: Path | None, folder: str, name: str, url: str, sha256: str) -> bytes:
+    """`read_gzip` for `folder`/`name`.bz2."""
+    return _read_packed(data_dir, folder, f"{name}.bz2", url, sha256)
+
+
+def read_local(data_dir: Path | None, folder: str, name: str, sha256: str) -> bytes | None:
+    """The content of `folder`/`name` under the data folder; None where there is no such file, or no folder:
+    for a form of the data that is not downloaded. Raises HarnessError: as `read_gzip`."""
     root = data_folder(data_dir)
-    path = _find(root, folder, name) if root else _download(folder, name, url)
+    path = root / folder / name if root else None
+    return _checked(path, sha256) if path and path.exists() else None
+
+
+def _read_packed(data_dir: Path | None, folder: str, archive: str, url: str, sha256: str) -> bytes:
+    root = data_folder(data_dir)
+    if root:
+        return _checked(_find(root, folder, archive), sha256)
+    path = _download(folder, archive, url)
+    try:
+        return _checked(path, sha256)
+    except HarnessError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _checked(path: Path, sha256: str) -> bytes:
+    """The content of a file, unpacked where its name says so."""
+    name = path.stem if path.suffix in _UNPACK else path.name
     try:
         content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+        if path.suffix in _UNPACK:
+            content = _UNPACK[path.suffix](content)
+    except _DAMAGED as error:
         raise HarnessError(f"{path} cannot be read ({error}); expected {name}: get it again") from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
@@ -42,27 +79,35 @@ def read_gzip(data_dir: Path | None, folder: str, name: str, url: str, sha256: s
     return content
 
 
-def _find(root: Path, folder: str, name: str) -> Path:
-    for path in (root / folder / f"{name}.gz", root / folder / name):
+def _find(root: Path, folder: str, archive: str) -> Path:
+    packed = root / folder / archive
+    for path in (packed, packed.with_suffix("")):
         if path.exists():
             return path
-    raise HarnessError(
-        f"{root / folder / name}.gz is missing; put it there, or drop --data-dir to download it"
-    )
+    raise HarnessError(f"{packed} is missing; put it there, or drop --data-dir to download it")
 
 
-def _download(folder: str, name: str, url: str) -> Path:
+def _download(folder: str, archive: str, url: str) -> Path:
     cache = user_cache_path("bilevel-harness") / folder
-    target = cache / f"{name}.gz"
+    target = cache / archive
     if target.exists():
         return target
     try:
         return Path(pooch.retrieve(url, known_hash=None, fname=target.name, path=cache))
     except Exception as error:  # noqa: BLE001 - whatever the network does, the user needs one line
         raise HarnessError(
-            f"{name} could not be downloaded from {url} ({type(error).__name__}); "
-            f"put {folder}/{name}.gz in a folder and name it with --data-dir"
+            f"{archive} could not be downloaded from {url} ({type(error).__name__}); "
+            f"put {folder}/{archive} in a folder and name it with --data-dir"
         ) from None
+
+
+def parse_npz(content: bytes, name: str, arrays: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The named arrays of an npz file; nothing in it is run."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as found:
+            return {array: found[array] for array in arrays}
+    except (*_DAMAGED, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise HarnessError(f"{name} is not an npz file with {', '.join(arrays)} ({error})") from None
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy
 
 from harness.api import Batch, Metric, Problem, option
 from problems._images import CLASSES, DATASETS, Array, read
+from problems._linear import add_product, covariance, wide_product
 
 RETRAINING_STEPS = 1000
 RETRAINING_STEP_SIZE = 0.1
@@ -54,31 +55,10 @@ class Examples:
         return Examples(self.images[rows], self.labels[rows], self.onehot[:, rows])
 
 
-def _logits(w: Tensor, images: Tensor) -> Tensor:
-    """W u for N trials, w (N, c, p): one wide product on shared images (b, p), else on their own (N, b, p).
-    The classes come before the examples, so that softmax runs over an axis that vectorises."""
-    if images.dim() == 3:
-        return torch.bmm(w, images.mT)
-    return (w.flatten(0, 1) @ images.T).view(*w.shape[:2], -1)
-
-
-def _add_product(total: Tensor, r: Tensor, images: Tensor) -> None:
-    """total (N, c, p) += r u, r (N, c, b), images as for `_logits`."""
-    if images.dim() == 3:
-        total.baddbmm_(r, images)
-    else:
-        total.view(-1, total.shape[2]).addmm_(r.flatten(0, 1), images)
-
-
 def _by_draws(r: Tensor, batch: Batch, part: slice) -> Tensor:
     """r (N, c, b) of a part of the batch's rows, each times its draws over the mean draws of a row."""
     weights = batch.weights(r)
     return r if weights is None else r.mul_(weights[:, None, part] * len(batch.rows))
-
-
-def _covariance(pi: Tensor, s: Tensor) -> Tensor:
-    """S s = pi * (s - <pi, s>) over the classes, shapes (N, c, n)."""
-    return pi * (s - (pi * s).sum(1, keepdim=True))
 
 
 @final
@@ -185,8 +165,8 @@ class DataPoisoning(Problem):
         w = y.view(len(y), self.classes, self.pixels)
         total = torch.zeros_like(w)
         for images, onehot, part in self._parts(x, batch):
-            r = _by_draws(torch.softmax(_logits(w, images), 1).sub_(onehot), batch, part)
-            _add_product(total, r, images)
+            r = _by_draws(torch.softmax(wide_product(w, images), 1).sub_(onehot), batch, part)
+            add_product(total, r, images)
         return total.flatten(1).div_(len(batch.rows)).add_(y, alpha=2 * self._rho), r
 
     def joint_lower_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -202,9 +182,9 @@ class DataPoisoning(Problem):
         both = torch.stack([y, v], 1).view(len(y), 2 * c, self.pixels)
         total = torch.zeros_like(both[:, c:])
         for images, _, part in self._parts(x, batch):
-            logits = _logits(both, images)
-            r = _covariance(torch.softmax(logits[:, :c], 1), logits[:, c:])
-            _add_product(total, _by_draws(r, batch, part), images)
+            logits = wide_product(both, images)
+            r = covariance(torch.softmax(logits[:, :c], 1), logits[:, c:])
+            add_product(total, _by_draws(r, batch, part), images)
         return total.flatten(1).div_(len(batch.rows)).add_(v, alpha=2 * self._rho)
 
     def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
@@ -222,7 +202,7 @@ class DataPoisoning(Problem):
             u = row.view(-1, self.pixels)[drawn] + self._poison.images[drawn]
             pi = torch.softmax(w @ u.T, 0)
             r = (pi - self._poison.onehot[:, drawn]) * share
-            s = _covariance(pi.unsqueeze(0), (z @ u.T).unsqueeze(0)).squeeze(0) * share
+            s = covariance(pi.unsqueeze(0), (z @ u.T).unsqueeze(0)).squeeze(0) * share
             product[n, drawn] = r.T @ z + s.T @ w
         return product.flatten(1)
 
@@ -230,9 +210,9 @@ class DataPoisoning(Problem):
         """d_x f = 0, returned as (1, 1) so that nobody adds millions of zeros."""
         w = y.view(len(y), self.classes, self.pixels)
         val = self._val if batch.full else self._val.part(batch.rows)
-        r = torch.softmax(_logits(w, val.images), 1).sub_(val.onehot)
+        r = torch.softmax(wide_product(w, val.images), 1).sub_(val.onehot)
         total = torch.zeros_like(w)
-        _add_product(total, _by_draws(r, batch, slice(None)), val.images)
+        add_product(total, _by_draws(r, batch, slice(None)), val.images)
         return y.new_zeros(1, 1), total.flatten(1).div_(-len(batch.rows))
 
     def project(self, x: Tensor) -> Tensor:
@@ -281,7 +261,7 @@ class DataPoisoning(Problem):
 
     def _scores(self, examples: Examples, weights: Tensor) -> dict[str, Tensor]:
         """Accuracy in percent and mean loss of N classifiers."""
-        logits = _logits(weights, examples.images)
+        logits = wide_product(weights, examples.images)
         right = (logits.argmax(1) == examples.labels).double().mean(1) * 100
         losses = torch.logsumexp(logits, 1) - (logits * examples.onehot).sum(1)
         return {"accuracy": right, "loss": losses.mean(1)}
@@ -318,8 +298,8 @@ class DataPoisoning(Problem):
         for _ in range(RETRAINING_STEPS):
             total = torch.zeros_like(w)
             for block in blocks:
-                r = torch.softmax(_logits(w, block.images), 1).sub_(block.onehot)
-                _add_product(total, r, block.images)
+                r = torch.softmax(wide_product(w, block.images), 1).sub_(block.onehot)
+                add_product(total, r, block.images)
             for parts, weights, sums in zip(own, w, total, strict=True):
                 for images, onehot in parts:
                     sums.addmm_(torch.softmax(weights @ images.T, 0).sub_(onehot), images)

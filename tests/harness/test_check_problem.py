@@ -12,12 +12,15 @@ from tests.harness.planted import PROBLEM_MISTAKES, Mistake, checks_of
 
 # What makes a registered problem small and independent of data files; every other one runs as it is.
 SMALL: dict[str, list[dict[str, Any]]] = {
+    "data_cleaning": [{"dataset": "digits"}],
     "data_poisoning": [{"dataset": "digits"}],
     "equilibrium": [{"dataset": "digits", "width": 30, "evaluation_examples": 300}],
     "quadratic": [
         {"upper_dim": 20, "lower_dim": 10},
         {"upper_dim": 20, "lower_dim": 10, "samples": 30, "noise": 0.1},
     ],
+    "regularisation": [{"dataset": "breast_cancer"}],
+    "stochastic_quadratic": [{"upper_dim": 3, "lower_dim": 6, "lower_samples": 300, "upper_samples": 80}],
 }
 CASES = [(name, options) for name in Plugins().names("problem") for options in SMALL.get(name, [{}])]
 

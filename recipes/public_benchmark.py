@@ -1,0 +1,135 @@
+"""Our methods on the public bilevel benchmark's problems, beside its published results.
+
+    python -m recipes.public_benchmark --data-dir DIR --out FILE.md [--only PROBLEM] [--seeds 2]
+
+benchopt/benchmark_bilevel publishes what each method reached at some upper iterations with the best of a
+grid of configurations: public_benchmark.toml has the numbers and the configurations. Here the same
+configurations run for the same numbers of upper iterations, once for each seed of the mini-batches, and the
+tables are written.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.params import check_values, parameters
+from harness.place import first_place
+from harness.plugins import Plugins
+from harness.problem import Problem
+from harness.rules import Rules
+from harness.runner import run_pack
+
+CPU = torch.device("cpu")
+COUNT = 10  # lower steps, and factors of a series
+SHOWN = {
+    "data_cleaning": ("test_error", ".2f"),
+    "regularisation": ("value", ".6f"),
+    "stochastic_quadratic": ("gradient_norm_squared", ".2g"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An entry of the file."""
+
+    problem: str
+    solver: str
+    step_size: float
+    outer_ratio: float
+    published: Sequence[Sequence[float]]
+    batch_size: int = 64
+    parameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def upper_step_size(self) -> float:
+        return self.step_size / self.outer_ratio
+
+    def config(self, problem: Problem) -> dict[str, Any]:
+        """Every parameter of the solver."""
+        solver = Plugins().solver(self.solver)
+        given = {
+            "upper_step_size": self.upper_step_size,
+            "lower_step_size": self.step_size,
+            "system_step_size": self.step_size,
+            "lower_steps": COUNT,
+            "system_steps": COUNT,
+            "batch_size": self.batch_size or problem.lower_examples,
+            "upper_batch_size": self.batch_size,
+        }
+        known = {name: value for name, value in given.items() if name in parameters(solver)}
+        return check_values(solver, known | dict(self.parameters), self.solver)
+
+
+def read() -> list[Run]:
+    text = Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
+    return [Run(**entry) for entry in tomllib.loads(text)["run"]]
+
+
+def budget(problem: Problem, run: Run, iterations: int, seed: int) -> float:
+    """What exactly so many upper iterations cost; of none 1, in which none fits."""
+    packed = Plugins().solver(run.solver).pack([run.config(problem)], CPU, problem.dtype)
+    place = first_place(problem, seed, packed.size_of("lower"))
+    costs = (packed.cost(dataclasses.replace(place, iteration=s)).table(1) for s in range(iterations))
+    return max(1, sum(int(table.sum()) for table in costs))
+
+
+def reached(problem: Problem, run: Run, iterations: int, seed: int) -> str:
+    """The metric after so many upper iterations."""
+    metric, form = SHOWN[run.problem]
+    rules, begun = Rules(budget(problem, run, iterations, seed), {}, seed, curves=0), time.perf_counter()
+    solver = Plugins().solver(run.solver)
+    (result,) = run_pack(problem, solver, [run.config(problem)], rules, CPU, problem.dtype)
+    sys.stderr.write(f"{run.solver}, {iterations}, seed {seed}: {time.perf_counter() - begun:.0f} s\n")
+    return f"{result.metrics[metric]:{form}}" if result.upper_iterations == iterations else result.state
+
+
+def lines(problem: Problem, run: Run, seeds: int) -> Iterator[str]:
+    """A line of the table for each published number; full batches know no seed."""
+    form = SHOWN[run.problem][1]
+    for iterations, median, *spread in run.published:
+        number = int(iterations)
+        found = [
+            reached(problem, run, number, seed) for seed in range(1, 1 + (seeds if run.batch_size else 1))
+        ]
+        there = f"{median:{form}}"
+        if spread:
+            there += " ({} to {})".format(*(f"{value:{form}}" for value in spread))
+        name = run.solver if run.batch_size else f"{run.solver}, full batch"
+        steps = f"{run.step_size:.4g}, {run.upper_step_size:.4g}"
+        yield f"| {name} | {steps} | {number} | {', '.join(found)} | {there} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", choices=list(SHOWN))
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    text: list[str] = []
+    for name in [options.only] if options.only else list(SHOWN):
+        problem = Plugins().problem(name)()
+        problem.setup(options.data_dir, 0, CPU, problem.dtype)
+        text += [
+            f"## `{name}`: {problem.metric_names[SHOWN[name][0]].label}",
+            "",
+            "| solver | step size of y and z, of x | upper iterations | ours, by seed | published |",
+            "|---|---|--:|---|---|",
+        ]
+        for run in read():
+            if run.problem == name:
+                text += lines(problem, run, options.seeds)
+        text.append("")
+    options.out.write_text("\n".join(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
