@@ -13,6 +13,7 @@ from tests.harness.planted import PROBLEM_MISTAKES, Mistake, checks_of
 # What makes a registered problem small and independent of data files; every other one runs as it is.
 SMALL: dict[str, list[dict[str, Any]]] = {
     "data_poisoning": [{"dataset": "digits"}],
+    "distillation": [{"dataset": "digits"}],
     "equilibrium": [{"dataset": "digits", "width": 30, "evaluation_examples": 300}],
     "newsgroups": [{"dataset": "drawn", "features": 60}],
     "quadratic": [
