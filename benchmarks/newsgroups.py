@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks import common
 from benchmarks.common import times
 from harness.api import Batch
-from problems.newsgroups import GROUPS, Bags, Documents, Newsgroups
+from problems._texts import GROUPS
+from problems.newsgroups import Bags, Documents, Newsgroups
 
 SIZES = (100, 1000, 4000)
 HALF = 5657  # documents of each level
@@ -157,8 +158,8 @@ def main() -> None:
     ]
     rows = [row for size in (*SIZES, HALF) for row in derivatives(task, size, packs, options.repeats)]
     parts = [
-        "Per trial. The plain side has its sparse matrices made beforehand; ours cuts every mini-batch out, and "
-        "sorts it by feature, anew. 130 107 features and 20 groups; 5657 documents are all of a level.",
+        "Per trial. The plain side has its sparse matrices made beforehand; ours cuts every mini-batch out, "
+        "and sorts it by feature, anew. 130 107 features and 20 groups; 5657 documents are all of a level.",
         common.table(heads, rows),
         "## Sparse products of 1000 documents",
         common.table(["way", "A Y", "A^T R"], products(task, 1000, options.repeats)),

@@ -8,6 +8,7 @@ written in a folder of its own, which is removed when the counts are saved.
 
 import hashlib
 import io
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -101,9 +102,11 @@ def _download(features: int, path: Path) -> None:
     _, remove, sha256 = _FILES[features]
     parts = []
     for split in Texts._fields:
-        matrix, groups = fetch_20newsgroups_vectorized(
-            subset=split, remove=remove, data_home=path.parent, normalize=False, return_X_y=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its retries: the error says it all
+            matrix, groups = fetch_20newsgroups_vectorized(
+                subset=split, remove=remove, data_home=path.parent, normalize=False, return_X_y=True
+            )
         matrix.sort_indices()
         parts.append(Counts(matrix.data, matrix.indices, matrix.indptr, groups))
     texts = Texts(*parts)
