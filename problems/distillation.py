@@ -132,7 +132,7 @@ class Distillation(Problem):
         """Images, three times over while they are read; per trial the logits of a block, and small vectors.
         A mini-batch of images is cut out once."""
         images = 4 * self.pixels * (self.upper_examples + len(self._test.labels))
-        return 4 * images + 4 * pack * (6 * self.dim_x + 12 * self.dim_y + 4 * BLOCK * self.classes)
+        return 3 * images + 4 * pack * (6 * self.dim_x + 12 * self.dim_y + 4 * BLOCK * self.classes)
 
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         images = torch.from_numpy(generator(seed, "distillation").normal(size=self.dim_y))

@@ -189,12 +189,10 @@ class Newsgroups(Problem):
         self._nonzeros = sum(len(part.counts) for part in texts)
 
     def memory(self, pack: int, batch_size: int | None) -> int:
-        """The counts, in both orders and while they are read; per trial a result as large as y and the logits
-        of a level; and a few vectors as large as y of one trial at a time."""
-        drawn = max(self.upper_examples, len(self._test.groups), self.lower_examples)
-        return 60 * self._nonzeros + 4 * (
-            pack * (self.dim_y + 4 * self.dim_x + 6 * drawn * GROUPS) + 3 * self.dim_y
-        )
+        """The counts, in both orders and while they are read; per trial six vectors as large as y, as many as
+        a step of conjugate gradients makes in passing, and the logits of a level."""
+        most = max(self.lower_examples, self.upper_examples, len(self._test.groups))
+        return 60 * self._nonzeros + 4 * pack * 6 * (self.dim_y + self.dim_x + most * GROUPS)
 
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         """Neither depends on the seed."""

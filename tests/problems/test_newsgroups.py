@@ -178,7 +178,8 @@ def test_the_halves_are_stratified_and_depend_on_the_data_seed_only() -> None:
 
 
 def test_memory_grows_with_the_pack() -> None:
-    assert PROBLEM.memory(4, 10) - PROBLEM.memory(3, 10) >= 4 * PROBLEM.dim_y
+    """At full size 1.2 GB were measured for AmIGO-CG in a pack of 8, 0.26 GB for it alone."""
+    assert PROBLEM.memory(4, 10) - PROBLEM.memory(3, 10) >= 4 * 6 * PROBLEM.dim_y
 
 
 # --- the door to the counts
