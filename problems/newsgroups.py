@@ -24,7 +24,8 @@ ICLR 2022, Section 5.2 and Appendix F.2, who take it from R. Grazzi, L. Francesc
 the Iteration Complexity of Hypergradient Computation", ICML 2020.
 Differs from the paper: its code, as its forerunners', has rho = 1 / (c d), half of what the paper prints
 (`regulariser`), and keeps headers, footers and quotes, so that d = 130107 where the paper says 101631
-(`features`): without them no linear classifier comes near the 80 % test accuracy of its figures.
+(`features`): without them a linear support vector machine on the same half reaches 62 % test accuracy, with
+them 79 %, and the paper's figures exceed 80 %.
 """
 
 import dataclasses
