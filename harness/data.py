@@ -7,8 +7,9 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,33 @@ def parse_npz(content: bytes, name: str, arrays: Sequence[str]) -> dict[str, NDA
             return {array: found[array] for array in arrays}
     except (*_DAMAGED, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise HarnessError(f"{name} is not an npz file with {', '.join(arrays)} ({error})") from None
+
+
+def find_or_make(data_dir: Path | None, folder: str, name: str, make: Callable[[Path], None]) -> Path:
+    """`folder`/`name` under the data folder or, without one, in the user's cache, where make(path) writes it.
+
+    make may use the folder that its path lies in: it is removed afterwards. What the file holds is for the
+    caller to check. Raises HarnessError: missing in the data folder, or not to be had."""
+    root = data_folder(data_dir)
+    path = (root or user_cache_path("bilevel-harness")) / folder / name
+    if path.exists():
+        return path
+    if root:
+        raise HarnessError(f"{path} is missing; put it there, or drop --data-dir to download it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / name
+        try:
+            make(made)
+        except HarnessError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the network does, the user needs one line
+            raise HarnessError(
+                f"{name} could not be downloaded ({type(error).__name__}); "
+                f"put {folder}/{name} in a folder and name it with --data-dir"
+            ) from None
+        os.replace(made, path)
+    return path
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:

@@ -14,7 +14,9 @@ from tests.harness.planted import PROBLEM_MISTAKES, Mistake, checks_of
 SMALL: dict[str, list[dict[str, Any]]] = {
     "data_cleaning": [{"dataset": "digits"}],
     "data_poisoning": [{"dataset": "digits"}],
+    "distillation": [{"dataset": "digits"}],
     "equilibrium": [{"dataset": "digits", "width": 30, "evaluation_examples": 300}],
+    "newsgroups": [{"dataset": "drawn", "features": 60}],
     "quadratic": [
         {"upper_dim": 20, "lower_dim": 10},
         {"upper_dim": 20, "lower_dim": 10, "samples": 30, "noise": 0.1},

@@ -1,0 +1,92 @@
+"""The shipped spaces of problems whose tables are for large data: each fits its solver and runs."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.draws import GridDraws, RandomDraws, grid_size
+from harness.plugins import Plugins
+from harness.problem import Problem
+from harness.rules import Rules
+from harness.runner import first_cost, run_pack
+from harness.solver import Solver
+from harness.space import find_space
+from problems.distillation import Distillation
+from problems.newsgroups import Newsgroups
+
+PLUGINS = Plugins()
+CPU = torch.device("cpu")
+SPACES = {name: find_space(name, None) for name in ("newsgroups", "distillation")}
+PAPERS = {"amigo_cg", "amigo", "aid_gd", "aid_cg", "aid_cg_ws", "aid_fp", "aid_n", "itd", "reverse"} | {
+    "stocbio_neumann",
+    "bsa_ws",
+    "ttsa",
+}
+
+
+@pytest.fixture(scope="module")
+def problems() -> dict[str, Problem]:
+    found: dict[str, Problem] = {
+        "newsgroups": Newsgroups(dataset="drawn", features=40),
+        "distillation": Distillation(dataset="digits"),
+    }
+    for problem in found.values():
+        problem.setup(None, 0, CPU, problem.dtype)
+    return found
+
+
+def solver_of(name: str) -> type[Solver[Any]]:
+    found: type[Solver[Any]] = PLUGINS.solver(name)
+    return found
+
+
+@pytest.mark.parametrize("problem", SPACES)
+def test_every_solver_has_a_table_but_those_of_whole_hessians(problem: str) -> None:
+    wide = {name for name in PLUGINS.names("solver") if solver_of(name).needs.dim_y is not None}
+
+    assert set(SPACES[problem].solvers()) == set(PLUGINS.names("solver")) - wide
+
+
+@pytest.mark.parametrize(
+    ("problem", "method"), [(problem, method) for problem in SPACES for method in SPACES[problem].solvers()]
+)
+def test_every_table_fits_its_solver_and_runs(
+    problem: str, method: str, problems: dict[str, Problem]
+) -> None:
+    """Two upper iterations of one draw, on small data."""
+    solver, task = solver_of(method), problems[problem]
+    space, draws = SPACES[problem].space(method, solver), RandomDraws(3)
+    config = space.resolve({p: draws.value(0, p, d) for p, d in space.distributions().items()})
+    budget = 2 * float(first_cost(task, solver, [config], seed=0)[0])
+    (result,) = run_pack(task, solver, [config], Rules(budget, {}, seed=0), CPU, task.dtype)
+
+    assert result.state in ("completed", "diverged") and result.upper_iterations >= 1
+
+
+@pytest.mark.parametrize(("problem", "most"), [("newsgroups", 32), ("distillation", 5)])
+def test_the_papers_methods_have_its_grid(problem: str, most: int) -> None:
+    """T, N, beta and the batch size on 20 Newsgroups, the upper step size of the distillation."""
+    for method in sorted(PAPERS):
+        space = SPACES[problem].space(method, solver_of(method))
+        configs = [space.resolve(found) for found in GridDraws(space).points]
+        given = {
+            name: {config[name] for config in configs if name in config} or None
+            for name in (
+                "upper_step_size",
+                "lower_step_size",
+                "system_step_size",
+                "batch_size",
+                "upper_batch_size",
+            )
+        }
+
+        assert grid_size(space) <= most
+        if problem == "newsgroups":
+            assert given["upper_step_size"] == given["lower_step_size"] == {100.0}
+            assert given["batch_size"] == given["upper_batch_size"] == {100, 1000, 2000, 4000}
+            assert given["system_step_size"] in (None, {0.5, 10.0})
+            assert all(config["batch_size"] == config["upper_batch_size"] for config in configs)
+        else:
+            assert given["upper_step_size"] == {1, 0.1, 0.01, 0.001, 0.0001}
+            assert given["lower_step_size"] == {0.1} and given["system_step_size"] in (None, {0.1})
