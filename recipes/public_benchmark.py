@@ -76,7 +76,7 @@ def budget(problem: Problem, run: Run, iterations: int, seed: int) -> float:
     """What exactly so many upper iterations cost; of none 1, in which none fits."""
     packed = Plugins().solver(run.solver).pack([run.config(problem)], CPU, problem.dtype)
     place = first_place(problem, seed, packed.size_of("lower"))
-    costs = (packed.cost(dataclasses.replace(place, iteration=s)).table(1) for s in range(iterations))
+    costs = (packed.cost(place.at(s)).table(1) for s in range(iterations))
     return max(1, sum(int(table.sum()) for table in costs))
 
 
