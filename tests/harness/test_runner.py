@@ -102,12 +102,12 @@ def test_divergence_is_scored_by_its_rule() -> None:
 
 def test_a_system_that_is_not_finite_falls_back_or_diverges_as_asked() -> None:
     """The fallback charges nothing more; under "diverge" the trial ends with the reason."""
-    wild = _bsgm(system_steps=400, system_step_size=1e4)
+    wild = _bsgm(system_steps=40, system_step_size=1e30)
     (fallen,) = run_pack(_problem(), Bsgm, [wild], Rules(20_000, ONE, 0), CPU, F64)
     (ended,) = run_pack(_problem(), Bsgm, [wild], Rules(20_000, ONE, 0, system_failure="diverge"), CPU, F64)
 
     assert fallen.state == "completed" and fallen.system_fallbacks == fallen.upper_iterations > 0
-    assert fallen.ledger["hessian_vector"] == fallen.upper_iterations * (400 // 5 * 23 + 0)
+    assert fallen.ledger["hessian_vector"] == fallen.upper_iterations * (40 // 5 * 23)
     assert ended.state == "diverged" and "linear system" in ended.reason
 
 
@@ -126,7 +126,7 @@ def test_curves_change_no_number() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(budget=st.integers(1, 20_000), growth=st.floats(0.1, 3))
+@given(budget=st.integers(1, 6_000), growth=st.floats(0.1, 3))
 def test_a_curve_starts_at_the_start_and_ends_at_the_output(budget: int, growth: float) -> None:
     grown = {"growth": growth, "upper_step_size": 0.1, "lower_step_size": 0.1, "system_step_size": 0.1}
     for solver, config in (

@@ -307,8 +307,8 @@ def test_vrbo_on_full_batches_follows_the_full_gradients() -> None:
 def test_a_series_that_fails_along_the_inner_loop_falls_back_to_its_first_term() -> None:
     """In the trial where it fails only, which comes after the other in one pack and before it in another."""
     config: dict[str, Any] = random_config(Vrbo, 0) | {"period": 1, "lower_steps": 3, "lower_step_size": 0.1}
-    config |= {"system_steps": 400, "upper_step_size": 1e-3}
-    fails, works = (config | {"system_step_size": eta} for eta in (1e9, 0.1))
+    config |= {"system_steps": 30, "upper_step_size": 1e-3}
+    fails, works = (config | {"system_step_size": eta} for eta in (1e30, 0.1))
     alone = last_state(Vrbo, [works], 1, 2)
 
     for pack in ([works, fails], [fails, works]):
