@@ -159,7 +159,7 @@ def main() -> None:
     rows = [row for size in (*SIZES, HALF) for row in derivatives(task, size, packs, options.repeats)]
     parts = [
         "Per trial. The plain side has its sparse matrices made beforehand; ours cuts every mini-batch out, "
-        "and sorts it by feature, anew. 130 107 features and 20 groups; 5657 documents are all of a level.",
+        "and sorts small ones by feature, anew. 130 107 features and 20 groups; 5657 documents are all of a level.",
         common.table(heads, rows),
         "## Sparse products of 1000 documents",
         common.table(["way", "A Y", "A^T R"], products(task, 1000, options.repeats)),
