@@ -158,8 +158,8 @@ def main() -> None:
     ]
     rows = [row for size in (*SIZES, HALF) for row in derivatives(task, size, packs, options.repeats)]
     parts = [
-        "Per trial. The plain side has its sparse matrices made beforehand; ours cuts every mini-batch out, "
-        "and sorts it by feature, anew. 130 107 features and 20 groups; 5657 documents are all of a level.",
+        "Per trial. The plain side has its sparse matrices made beforehand; ours cuts every mini-batch out "
+        "anew, and sorts small ones by feature. 130 107 features, 20 groups; 5657 documents: a whole level.",
         common.table(heads, rows),
         "## Sparse products of 1000 documents",
         common.table(["way", "A Y", "A^T R"], products(task, 1000, options.repeats)),

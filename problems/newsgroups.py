@@ -15,7 +15,7 @@ R = (P - E) / b:
     d_x f = 0,   d_Y f = A^T R
 
 Sparse all the way: A Y sums rows of Y over the non-zeros of a document, A^T R rows of R over those of a
-feature, both `embedding_bag`. A mini-batch is cut out, and sorted by feature, once for all trials.
+feature, both `embedding_bag`. A mini-batch is cut out, and a small one sorted by feature, once for a pack.
 
 x0 = 0 (every parameter 1), y0 = 0. Evaluation: the current Y as the method holds it, not trained any further.
 
@@ -40,6 +40,8 @@ from torch.nn.functional import embedding_bag
 
 from harness.api import Batch, Metric, Problem, option
 from problems._texts import DATASETS, GROUPS, Counts, read
+
+LARGE = 0.25  # a share of all documents above which A^T R goes over all non-zeros rather than sort its own
 
 
 class Bags(NamedTuple):
@@ -81,11 +83,12 @@ class Bags(NamedTuple):
 
 @dataclasses.dataclass
 class Documents:
-    """Rows of norm 1 (n, features) and groups (n,)."""
+    """Rows of norm 1 (n, features) and groups (n,); of a mini-batch also what it is cut out of, and where."""
 
     words: Bags
     groups: Tensor
     features: int
+    part_of: "tuple[Documents, Tensor] | None" = None
 
     @classmethod
     def make(cls, texts: Counts, features: int, device: torch.device, dtype: torch.dtype) -> "Documents":
@@ -101,7 +104,8 @@ class Documents:
         return self.words.transposed(self.features)
 
     def part(self, rows: Tensor) -> "Documents":
-        return Documents(self.words.part(rows), self.groups.index_select(0, rows), self.features)
+        words, groups = self.words.part(rows), self.groups.index_select(0, rows)
+        return Documents(words, groups, self.features, (self, rows))
 
     def logits(self, y: Tensor) -> Tensor:
         """A Y of N trials, y (N, d, c), shape (N, n, c)."""
@@ -109,9 +113,13 @@ class Documents:
 
     def back(self, r: Tensor, scales: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """A^T R of N trials, r (N, n, c), plus scales (N, d, 1) * y (N, d, c), shape (N, d * c)."""
+        words = self
+        if self.part_of is not None and len(self.groups) > LARGE * len(self.part_of[0].groups):
+            words, rows = self.part_of
+            r = r.new_zeros(len(r), len(words.groups), r.shape[2]).index_copy_(1, rows, r)
         out = r.new_empty(len(r), self.features, r.shape[2])
         for n, (own, into) in enumerate(zip(r, out, strict=True)):
-            product = self.by_word.times(own)
+            product = words.by_word.times(own)
             if scales is None or y is None:
                 into.copy_(product)
             else:
@@ -181,7 +189,8 @@ class Newsgroups(Problem):
             np.arange(len(groups)), stratify=groups, test_size=0.5, random_state=data_seed
         )
         every, test = (Documents.make(part, self.features, device, dtype) for part in texts)
-        self._train, self._val = (every.part(torch.as_tensor(half).to(device)) for half in halves)
+        parts = (every.part(torch.as_tensor(half).to(device)) for half in halves)
+        self._train, self._val = (dataclasses.replace(part, part_of=None) for part in parts)
         self._test = test
         self._cut: dict[str, tuple[Tensor, Documents]] = {}
         self.dim_x, self.dim_y = self.features, self.features * GROUPS

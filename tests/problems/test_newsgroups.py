@@ -80,6 +80,16 @@ def test_closed_forms_equal_the_derived_oracles(seed: int, trials: int, kind: in
         close(closed, derived)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_small_and_large_parts_give_the_same(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorted by feature on its own, or as rows of all documents."""
+    (x, y, v), batch = point(2, 4), batches(2, 4)[0]
+    expected = derive.hessian_vector(PROBLEM, x, y, v, batch), derive.upper_gradient(PROBLEM, x, y, batch)[1]
+    monkeypatch.setattr("problems.newsgroups.LARGE", share)
+    close(PROBLEM.hessian_vector(x, y, v, batch), expected[0])
+    close(PROBLEM.upper_gradient(x, y, batch)[1], expected[1])
+
+
 def literal(problem: Newsgroups, documents: Documents, x: Tensor, y: Tensor) -> Tensor:
     """The lower loss by the formula of the published code, on dense rows."""
     dense = torch.zeros(len(documents.groups), problem.dim_x, dtype=F64)
