@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ from harness.plugins import Plugins, last_line
 from harness.problem import Problem
 from harness.rules import Rules
 from harness.runner import Result, failed, run_pack
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,7 @@ class _TooLong(BaseException):
 
 class Worker:
     def __init__(self, context: Context) -> None:
+        keep_freed_memory()
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
         vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first; an alarm amid that would break it
         self.context = context
@@ -142,6 +147,17 @@ def set_up(plugins: Plugins, context: Context) -> Problem:
     folder = data_folder(Path(context.data_dir) if context.data_dir else None)
     problem.setup(folder, context.data_seed, torch.device(context.device), problem.dtype)
     return problem
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees: vectors of many megabytes are otherwise mapped, filled with zeros
+    and given back, page by page, at every operation. For glibc's allocator; others are left as they are."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager
