@@ -1,7 +1,7 @@
 """What it is worth that a worker keeps the memory it frees.
 
-Upper iterations of SOBA on data poisoning, whose x has seven million entries, in packs, in a process that keeps
-freed memory and in one that gives it back.
+Upper iterations of SOBA on data poisoning, whose x has seven million entries, in packs, in a process that
+keeps freed memory and in one that gives it back.
 """
 
 import argparse
