@@ -357,7 +357,10 @@ def main() -> None:
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    for name in ("torch", "scipy.stats", "pandas", "optuna", "pytest", "torch._dynamo"):
+    heavy = ["torch", "scipy.stats", "pandas", "optuna", "pytest", "torch._dynamo"]
+    if all("harness" not in path.parts for path in options.files):
+        heavy += ["harness.check", "harness.runner", "harness.plugins"]
+    for name in heavy:
         importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)
     runs = traced(options.files, options.tests, options.traced)

@@ -1,10 +1,10 @@
 """Our methods on the public bilevel benchmark's problems, beside its published results.
 
-    python -m recipes.public_benchmark --data-dir DIR --out FILE.md [--only PROBLEM] [--seeds 2]
+    python -m recipes.public_benchmark --data-dir DIR --out FILE.md [--only PROBLEM] [--solver NAME]
 
 benchopt/benchmark_bilevel publishes what each method reached at some upper iterations with the best of a
-grid of configurations: public_benchmark.toml has the numbers and the configurations. Here the same
-configurations run for the same numbers of upper iterations, once for each seed of the mini-batches, and the
+grid of configurations: public_benchmark.toml has the numbers, the search spaces have the configurations.
+Here these run for the same numbers of upper iterations, once for each seed of the mini-batches, and the
 tables are written.
 """
 
@@ -14,20 +14,20 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.params import check_values, parameters
 from harness.place import first_place
 from harness.plugins import Plugins
 from harness.problem import Problem
 from harness.rules import Rules
 from harness.runner import run_pack
+from harness.space import complete, find_space
 
 CPU = torch.device("cpu")
-COUNT = 10  # lower steps, and factors of a series
 SHOWN = {
     "data_cleaning": ("test_error", ".2f"),
     "regularisation": ("value", ".6f"),
@@ -41,30 +41,23 @@ class Run:
 
     problem: str
     solver: str
-    step_size: float
-    outer_ratio: float
     published: Sequence[Sequence[float]]
-    batch_size: int = 64
     parameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    @property
-    def upper_step_size(self) -> float:
-        return self.step_size / self.outer_ratio
-
-    def config(self, problem: Problem) -> dict[str, Any]:
+    @cached_property
+    def config(self) -> dict[str, Any]:
         """Every parameter of the solver."""
-        solver = Plugins().solver(self.solver)
-        given = {
-            "upper_step_size": self.upper_step_size,
-            "lower_step_size": self.step_size,
-            "system_step_size": self.step_size,
-            "lower_steps": COUNT,
-            "system_steps": COUNT,
-            "batch_size": self.batch_size or problem.lower_examples,
-            "upper_batch_size": self.batch_size,
-        }
-        known = {name: value for name, value in given.items() if name in parameters(solver)}
-        return check_values(solver, known | dict(self.parameters), self.solver)
+        plugin = Plugins().solver(self.solver)
+        space = find_space(self.problem, None).space(self.solver, plugin)
+        return complete(space, plugin, space.published | dict(self.parameters), self.solver)
+
+    @property
+    def name(self) -> str:
+        return f"{self.solver}{', full batch' if self.deterministic else ''}"
+
+    @property
+    def deterministic(self) -> bool:
+        return "batch_size" in self.parameters
 
 
 def read() -> list[Run]:
@@ -74,7 +67,7 @@ def read() -> list[Run]:
 
 def budget(problem: Problem, run: Run, iterations: int, seed: int) -> float:
     """What exactly so many upper iterations cost; of none 1, in which none fits."""
-    packed = Plugins().solver(run.solver).pack([run.config(problem)], CPU, problem.dtype)
+    packed = Plugins().solver(run.solver).pack([run.config], CPU, problem.dtype)
     place = first_place(problem, seed, packed.size_of("lower"))
     costs = (packed.cost(place.at(s)).table(1) for s in range(iterations))
     return max(1, sum(int(table.sum()) for table in costs))
@@ -85,7 +78,7 @@ def reached(problem: Problem, run: Run, iterations: int, seed: int) -> str:
     metric, form = SHOWN[run.problem]
     rules, begun = Rules(budget(problem, run, iterations, seed), {}, seed, curves=0), time.perf_counter()
     solver = Plugins().solver(run.solver)
-    (result,) = run_pack(problem, solver, [run.config(problem)], rules, CPU, problem.dtype)
+    (result,) = run_pack(problem, solver, [run.config], rules, CPU, problem.dtype)
     sys.stderr.write(f"{run.solver}, {iterations}, seed {seed}: {time.perf_counter() - begun:.0f} s\n")
     return f"{result.metrics[metric]:{form}}" if result.upper_iterations == iterations else result.state
 
@@ -94,16 +87,13 @@ def lines(problem: Problem, run: Run, seeds: int) -> Iterator[str]:
     """A line of the table for each published number; full batches know no seed."""
     form = SHOWN[run.problem][1]
     for iterations, median, *spread in run.published:
-        number = int(iterations)
-        found = [
-            reached(problem, run, number, seed) for seed in range(1, 1 + (seeds if run.batch_size else 1))
-        ]
+        drawn = range(1, 2 if run.deterministic else 1 + seeds)
+        found = [reached(problem, run, int(iterations), seed) for seed in drawn]
         there = f"{median:{form}}"
         if spread:
             there += " ({} to {})".format(*(f"{value:{form}}" for value in spread))
-        name = run.solver if run.batch_size else f"{run.solver}, full batch"
-        steps = f"{run.step_size:.4g}, {run.upper_step_size:.4g}"
-        yield f"| {name} | {steps} | {number} | {', '.join(found)} | {there} |"
+        steps = f"{run.config['lower_step_size']:.4g}, {run.config['upper_step_size']:.4g}"
+        yield f"| {run.name} | {steps} | {int(iterations)} | {', '.join(found)} | {there} |"
 
 
 def main() -> None:
@@ -111,6 +101,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", choices=list(SHOWN))
+    parser.add_argument("--solver", help="the lines of one solver")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -125,7 +116,7 @@ def main() -> None:
             "|---|---|--:|---|---|",
         ]
         for run in read():
-            if run.problem == name:
+            if run.problem == name and options.solver in (None, run.solver):
                 text += lines(problem, run, options.seeds)
         text.append("")
     options.out.write_text("\n".join(text), encoding="utf-8")
