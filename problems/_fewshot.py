@@ -245,6 +245,11 @@ def _from_folder(folder: Path) -> ClassImages:
         listed = list(_listed(folder / f"{split}.csv"))
         numbers = len(files) + np.arange(len(listed))
         classes[split] = _by_class(np.array([label for _, label in listed]), numbers)
+        twice = sorted(
+            name for other in classes if other != split for name in classes[split].keys() & classes[other]
+        )
+        if twice:
+            raise HarnessError(f"{folder}: class {twice[0]} is in two of the lists; expected it in one")
         files += [folder / "images" / name for name, _ in listed]
 
     def decode(numbers: Array) -> Array:
