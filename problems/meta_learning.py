@@ -41,12 +41,14 @@ run of the paper meets).
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.backends import cudnn
 from torch.nn.functional import conv2d, cross_entropy, max_pool2d, one_hot, pad
 
 from harness.api import Batch, HarnessError, Metric, Problem, generator, option
@@ -145,7 +147,8 @@ class MetaLearning(Problem):
         self.lower_examples = self.upper_examples = self.tasks
         self.lower_worth, self.upper_worth = self.ways * self.shots, self.ways * self.queries
         self.evaluation_samples = len(SPLITS) * self.evaluation_tasks * ADAPTATION_STEPS * self.lower_worth
-        self._stacked, self._known, self._rows = Last(), dict[bytes, Tensor](), torch.empty(0)
+        self._stacked, self._known = Last(), dict[bytes, Tensor]()
+        self._rows = torch.empty(0, dtype=torch.int64, device=device)
 
     def initial(self, seed: int) -> tuple[Tensor, Tensor]:
         """Weights and biases uniform in +- 1 / sqrt(inputs of a filter), scale 1, shift 0; y = 0."""
@@ -179,7 +182,9 @@ class MetaLearning(Problem):
         groups = tasks if self.statistics == "task" else 1
         out = images.flatten(0, 1)
         for weight, bias, scale, shift in self._blocks(x):
-            out = max_pool2d(conv2d(out, weight, bias, padding=1), 2).relu().permute(0, 2, 3, 1)
+            with _exact():
+                out = conv2d(out, weight, bias, padding=1)
+            out = max_pool2d(out, 2).relu().permute(0, 2, 3, 1)
             grouped = out.reshape(groups, -1, out.shape[3])
             variance, mean = torch.var_mean(grouped, 1, correction=0, keepdim=True)
             grouped = (grouped - mean) * (scale * (variance + EPSILON).rsqrt()) + shift
@@ -224,9 +229,10 @@ class MetaLearning(Problem):
             if not self._known.keys() >= set(keys):
                 known: dict[bytes, Tensor] = {}
                 for key, row in zip(keys, x, strict=True):
-                    if key not in known:
-                        found = self._known.get(key)
-                        known[key] = self._features(row, rows, self._support) if found is None else found
+                    if key in self._known:
+                        known[key] = self._known[key]
+                    elif key not in known:
+                        known[key] = self._features(row, rows, self._support)
                 self._known = known
             return torch.stack([self._known[key] for key in keys])
 
@@ -258,7 +264,7 @@ class MetaLearning(Problem):
             images, own = self._images(tasks, side), slice(first, first + len(tasks))
             for n in range(len(x)):
                 at, y, *others = (part.detach() for part in (x[n], *(vector[n, own] for vector in layers)))
-                with torch.enable_grad():
+                with torch.enable_grad(), _exact():
                     found = value(self._network(at.requires_grad_(), images), y.requires_grad_(), *others)
                     slopes = torch.autograd.grad(found, (at, y))
                 by_x[n] += slopes[0]
@@ -297,7 +303,8 @@ class MetaLearning(Problem):
     # --- metrics and evaluation
 
     def metrics(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
-        """The evaluation on `curve_tasks` tasks of each split."""
+        """The evaluation on `curve_tasks` tasks of each split: ten are 1500 images, at 64x64 pixels 1.5 s of
+        one core, three quarters of an upper iteration of eight tasks."""
         return [self._measure(row, self.curve_tasks) for row in x]
 
     def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
@@ -336,6 +343,11 @@ class MetaLearning(Problem):
         features = 2 * drawn * self.lower_worth * (self.features + 1)
         trial = features + 6 * self.dim_x + 12 * drawn * self.dim_y
         return 2 * self._pixels.numel() + self._dtype.itemsize * (network + pack * trial)
+
+
+def _exact() -> AbstractContextManager[None]:
+    """Convolutions on a GPU in the precision of their numbers, and the same every time."""
+    return cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def _residuals(phi: Tensor, layers: Tensor, labels: Tensor) -> Tensor:
