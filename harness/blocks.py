@@ -168,7 +168,11 @@ class NeumannEstimates(SingleLoop[S]):
 def decayed(step_size: Tensor, exponent: Tensor | float, iteration: int, restart: int = 0) -> Tensor:
     """step_size / (s + 1)^exponent at upper iteration s; restart: s begins again after so many (0: never)."""
     since = iteration % restart if restart else iteration
-    return step_size if since == 0 else step_size * (since + 1.0) ** -exponent
+    if since == 0:
+        return step_size
+    if isinstance(exponent, Tensor):
+        return step_size * torch.pow(since + 1.0, -exponent)  # type: ignore[no-any-return]
+    return step_size * (since + 1.0) ** -exponent
 
 
 def joint_directions(

@@ -34,7 +34,7 @@ class Cost(NamedTuple):
     def table(self, trials: int) -> np.ndarray:
         """Shape (5, trials), or (5, 1) where all declare the same, rows in the order of KINDS; read only.
 
-        Raises PluginError: not whole, or negative."""
+        Raises PluginError: not whole, negative, or none at all."""
         if all(type(entry) is int for entry in self):
             return _plain_table(self)
         for kind, entry in zip(KINDS, self, strict=True):
@@ -43,7 +43,7 @@ class Cost(NamedTuple):
                 raise PluginError(f"cost() declares {entry!r} {kind} samples; expected integers below 2^63")
         entries = [entry.numpy() if isinstance(entry, Tensor) else entry for entry in self]
         table = np.array([np.broadcast_to(entry, trials) for entry in entries], dtype=np.int64)
-        return _not_negative(table)
+        return _sensible(table)
 
 
 @lru_cache(maxsize=16)
@@ -52,12 +52,14 @@ def _plain_table(cost: Cost) -> np.ndarray:
     for kind, entry in zip(KINDS, cost, strict=True):
         if entry >= 2**63:
             raise PluginError(f"cost() declares {entry} {kind} samples; expected integers below 2^63")
-    return _not_negative(np.array(cost, dtype=np.int64)[:, None])
+    return _sensible(np.array(cost, dtype=np.int64)[:, None])
 
 
-def _not_negative(table: np.ndarray) -> np.ndarray:
+def _sensible(table: np.ndarray) -> np.ndarray:
     if (table < 0).any():
         raise PluginError("cost() declares a negative number of samples")
+    if not table.any(0).all():
+        raise PluginError("the solver's cost() declares no samples: the trial would never end")
     return table
 
 
@@ -79,7 +81,8 @@ class Accountant:
     def __init__(self, trials: int, budget: float, prices: Mapping[str, float]) -> None:
         exact = [Fraction(str(prices.get(kind, 1))) for kind in KINDS]
         self._unit = math.lcm(*(price.denominator for price in exact))
-        self._prices = np.array([int(price * self._unit) for price in exact], dtype=np.int64)
+        self._each = [int(price * self._unit) for price in exact]
+        self._prices = np.array(self._each, dtype=np.int64)
         capacity = _MOST if math.isinf(budget) else math.floor(Fraction(str(budget)) * self._unit)
         if capacity > _MOST or max(self._prices) > _MOST // 8:
             raise HarnessError(
@@ -115,8 +118,7 @@ class Accountant:
     def fits(self, trials: slice | np.ndarray, declared: np.ndarray) -> np.ndarray:
         """Which of `trials` can afford `declared` (shape (5, number of trials), or (5, 1))."""
         if declared.shape[1] == 1:
-            price = sum(map(operator.mul, self._prices.tolist(), declared[:, 0].tolist()))  # of any size
-            return np.asarray(self._spent[trials] <= max(self._capacity - price, -1))
+            return np.asarray(self._spent[trials] <= max(self._capacity - self._price(declared), -1))
         if declared.max() <= self._multiplied:
             return np.asarray(self._spent[trials] + self._prices @ declared <= self._capacity)
         dear = (declared > self._capacity // self._prices[:, None]).any(0)  # by one kind alone
@@ -126,8 +128,16 @@ class Accountant:
     def open(self, trials: slice | np.ndarray, declared: np.ndarray) -> None:
         """Grant one upper iteration."""
         self._trials, self._declared = trials, declared
-        self._granted = declared[:, 0].tolist() if declared.shape[1] == 1 else list(declared)
-        self._spent[trials] += self._prices @ declared
+        if declared.shape[1] == 1:
+            self._granted = declared[:, 0].tolist()
+            self._spent[trials] += self._price(declared)
+        else:
+            self._granted = list(declared)
+            self._spent[trials] += self._prices @ declared
+
+    def _price(self, declared: np.ndarray) -> int:
+        """Of a declaration (5, 1) that is the same for all, of any size."""
+        return sum(map(operator.mul, self._each, declared[:, 0].tolist()))
 
     def charge(self, kind: str, trials: slice | np.ndarray, samples: int | np.ndarray) -> None:
         """Draw samples from what is granted.

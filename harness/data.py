@@ -4,6 +4,7 @@ import bz2
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import zipfile
 import zlib
@@ -19,8 +20,8 @@ from platformdirs import user_cache_path
 
 from harness.errors import HarnessError
 
-_UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress}
-_DAMAGED = (OSError, EOFError, ValueError, zlib.error)  # bz2 says ValueError where its end is missing
+_UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # bz2 says ValueError at a missing end
 
 
 def data_folder(given: Path | None) -> Path | None:

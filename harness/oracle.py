@@ -202,7 +202,7 @@ class Oracle:
         meter = _METERS[id(self)]
         batch = self.upper_batch() if batch is None else batch
         by_x, by_y = meter.serve("upper_gradient", "upper", meter.problem.upper_gradient, batch, x, y)
-        return by_x.expand_as(x), by_y
+        return by_x if by_x.shape == x.shape else by_x.expand_as(x), by_y
 
     def lower_value(self, x: Tensor, y: Tensor, batch: MiniBatch) -> Tensor:
         """g(x, y; batch), shape (n, 1), charged as a value, also where a gradient is taken at the point."""

@@ -29,6 +29,7 @@ from harness.batch import Level
 EPOCHS, PARTITION = "epochs", "partition"
 THROUGH = (EPOCHS, PARTITION)
 KEPT = 16  # permutations kept
+BLOCK = 16  # batches cut at once: a view by itself costs as much as all of them
 
 
 def generator(*place: int | str) -> np.random.Generator:
@@ -65,17 +66,18 @@ def part(seed: int, iteration: int, level: Level, size: int, examples: int) -> i
 
 @dataclass(frozen=True)
 class _Epoch:
-    """A permutation, sorted inside each batch, and the batches that were asked for."""
+    """A permutation, sorted inside each batch, and the blocks of batches that were asked for."""
 
     rows: Tensor
     size: int
-    batches: dict[int, Tensor]
+    blocks: dict[int, tuple[Tensor, ...]]
 
     def batch(self, place: int) -> Tensor:
-        if place not in self.batches:
-            start = place * self.size
-            self.batches[place] = self.rows.narrow(0, start, min(self.size, self.rows.shape[0] - start))
-        return self.batches[place]
+        block, within = divmod(place, BLOCK)
+        if block not in self.blocks:
+            start, most = block * BLOCK * self.size, BLOCK * self.size
+            self.blocks[block] = self.rows[start : start + most].split(self.size)
+        return self.blocks[block][within]
 
 
 class Streams:

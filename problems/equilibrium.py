@@ -25,7 +25,6 @@ method too; A is clipped without a singular value decomposition (`clip_spectrum`
 """
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -36,6 +35,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from harness.api import Batch, HarnessError, Metric, Problem, generator, option
 from problems._images import CLASSES, DATASETS, read_levels
+from problems._last import Last
 
 CONTRACTION = 0.5
 ACCURATE_STEPS = 20
@@ -84,24 +84,6 @@ def onto_l1_ball(rows: Tensor) -> Tensor:
     places = torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
     threshold = ((sums - 1) / places).amax(-1, keepdim=True).clamp(min=0)
     return rows.sign() * (magnitudes - threshold).clamp(min=0)
-
-
-class Last:
-    """The last value of a function of tensors, given again while asked about the very same, unwritten."""
-
-    def __init__(self) -> None:
-        self._asked: list[tuple[Tensor, int]] = []
-        self._value = torch.empty(0)
-
-    def get(self, compute: Callable[[], Tensor], *asked: Tensor) -> Tensor:
-        """The value of compute(), a function of `asked`."""
-        known = len(asked) == len(self._asked) and all(
-            now is then and now._version == version
-            for now, (then, version) in zip(asked, self._asked, strict=True)
-        )
-        if not known:
-            self._asked, self._value = [(tensor, tensor._version) for tensor in asked], compute()
-        return self._value
 
 
 @final

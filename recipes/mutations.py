@@ -70,6 +70,7 @@ class _Places(ast.NodeVisitor):
     def __init__(self, text: str) -> None:
         self.text, self.function, self.found = text, "", list[tuple[ast.expr | ast.stmt, str, str]]()
         self.names: set[str] = set()
+        self.aliases: set[str] = set()
         self.phases = sorted(set(re.findall(r'(?:_batch(?:es)?|loop|when)\([^"\n]*"(\w+)"', text)))
         self.attributes = set(re.findall(r"\b(?:self|method)\.(\w+)", text))
         self.fields = set(re.findall(r"\bstate\.(\w+)", text))
@@ -86,12 +87,13 @@ class _Places(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         outer, names, self.function = self.function, self.names, f"{self.function}.{node.name}".strip(".")
-        inner = [n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        self.names = names | {arg.arg for arg in node.args.args} | {name.id for name in inner}
+        inner = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        self.names = names | {arg.arg for arg in node.args.args} | set(inner)
+        aliases, self.aliases = self.aliases, self.aliases | _aliases(node, inner)
         for statement in node.body:
             if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
                 self.visit(statement)
-        self.function, self.names = outer, names
+        self.function, self.names, self.aliases = outer, names, aliases
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         outer, self.function = self.function, f"{self.function}.{node.name}".strip(".")
@@ -175,7 +177,8 @@ class _Places(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> None:
         if not isinstance(node.ctx, ast.Load):
             return
-        if "state" in self.names and node.id in self.fields and node.id in self.names:
+        stale = "state" in self.names and node.id not in self.aliases
+        if stale and node.id in self.fields and node.id in self.names:
             self.add(node, f"state.{node.id}")
         for other in sorted(self.names):
             if other != node.id and node.id in self.names and _stem(other) == _stem(node.id):
@@ -187,6 +190,21 @@ class _Places(ast.NodeVisitor):
             self.visit(argument)
         for keyword in node.keywords:
             self.visit(keyword.value)
+
+
+def _aliases(function: ast.FunctionDef, assigned: list[str]) -> set[str]:
+    """Names that are state.NAME throughout a function."""
+    found = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+            pairs = [(target, value)]
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = list(zip(target.elts, value.elts, strict=False))
+            for name, held in pairs:
+                if isinstance(name, ast.Name) and ast.unparse(held) == f"state.{name.id}":
+                    found.add(name.id)
+    return {name for name in found if assigned.count(name) == 1}
 
 
 def _stem(name: str) -> str:

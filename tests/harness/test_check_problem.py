@@ -16,6 +16,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "data_poisoning": [{"dataset": "digits"}],
     "distillation": [{"dataset": "digits"}],
     "equilibrium": [{"dataset": "digits", "width": 30, "evaluation_examples": 300}],
+    "meta_learning": [{"dataset": "digits", "channels": 4, "tasks": 30, "evaluation_tasks": 5}],
     "newsgroups": [{"dataset": "drawn", "features": 60}],
     "quadratic": [
         {"upper_dim": 20, "lower_dim": 10},

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import hashlib
 import io
+import lzma
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -94,6 +95,11 @@ def test_a_local_file_is_read_as_it_is_or_is_not_there(
     assert read_local(stored(tmp_path, CONTENT, "images"), "set", "images", SHA) == CONTENT
     with pytest.raises(HarnessError, match="images has SHA-256"):
         read_local(stored(tmp_path, CONTENT + b"x", "images"), "set", "images", SHA)
+    packed = lzma.compress(CONTENT)
+    assert read_local(stored(tmp_path, packed, "images.xz"), "set", "images.xz", SHA) == CONTENT
+    for damaged in (packed[:-9], b"no archive"):
+        with pytest.raises(HarnessError, match="images.xz cannot be read"):
+            read_local(stored(tmp_path, damaged, "images.xz"), "set", "images.xz", SHA)
 
 
 def test_a_missing_file_or_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

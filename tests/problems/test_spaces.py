@@ -13,11 +13,12 @@ from harness.runner import first_cost, run_pack
 from harness.solver import Solver
 from harness.space import find_space
 from problems.distillation import Distillation
+from problems.meta_learning import MetaLearning
 from problems.newsgroups import Newsgroups
 
 PLUGINS = Plugins()
 CPU = torch.device("cpu")
-SPACES = {name: find_space(name, None) for name in ("newsgroups", "distillation")}
+SPACES = {name: find_space(name, None) for name in ("newsgroups", "distillation", "meta_learning")}
 PAPERS = {"amigo_cg", "amigo", "aid_gd", "aid_cg", "aid_cg_ws", "aid_fp", "aid_n", "itd", "reverse"} | {
     "stocbio_neumann",
     "bsa_ws",
@@ -30,6 +31,9 @@ def problems() -> dict[str, Problem]:
     found: dict[str, Problem] = {
         "newsgroups": Newsgroups(dataset="drawn", features=40),
         "distillation": Distillation(dataset="digits"),
+        "meta_learning": MetaLearning(
+            dataset="digits", ways=2, shots=1, queries=1, channels=2, tasks=8, evaluation_tasks=2
+        ),
     }
     for problem in found.values():
         problem.setup(None, 0, CPU, problem.dtype)
@@ -42,10 +46,16 @@ def solver_of(name: str) -> type[Solver[Any]]:
 
 
 @pytest.mark.parametrize("problem", SPACES)
-def test_every_solver_has_a_table_but_those_of_whole_hessians(problem: str) -> None:
-    wide = {name for name in PLUGINS.names("solver") if solver_of(name).needs.dim_y is not None}
+def test_every_solver_that_is_defined_has_a_table(problem: str) -> None:
+    """Of whole Hessians none is: both papers' lower levels are wide."""
+    task = PLUGINS.problem(problem)
+    defined = {
+        name
+        for name in PLUGINS.names("solver")
+        if solver_of(name).needs.dim_y is None and not solver_of(name).needs.unmet(task)
+    }
 
-    assert set(SPACES[problem].solvers()) == set(PLUGINS.names("solver")) - wide
+    assert set(SPACES[problem].solvers()) == defined
 
 
 @pytest.mark.parametrize(
@@ -90,3 +100,15 @@ def test_the_papers_methods_have_its_grid(problem: str, most: int) -> None:
         else:
             assert given["upper_step_size"] == {1, 0.1, 0.01, 0.001, 0.0001}
             assert given["lower_step_size"] == {0.1} and given["system_step_size"] in (None, {0.1})
+
+
+def test_bsgm_on_few_shot_tasks_has_the_papers_values() -> None:
+    for method in ("bsgm", "bsgm_ws"):
+        space = SPACES["meta_learning"].space(method, solver_of(method))
+        configs = [space.resolve(found) for found in GridDraws(space).points]
+
+        assert {config.pop("batch_size") for config in configs} == {8, 16, 32}
+        for config in configs:
+            steps = {"upper_step_size": 0.2, "lower_step_size": 0.05, "system_step_size": 0.05}
+            counts = {"lower_steps": 10, "system_steps": 10, "cross_batches": 1, "upper_batch_size": 0}
+            assert config == steps | counts
