@@ -166,6 +166,27 @@ def report(
     report_study(folder, top, out or folder / "report", write_report)
 
 
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="a recipe; without one they are listed")] = "",
+    scale: Annotated[str, typer.Option(help="smoke, small or paper")] = "small",
+    out: Annotated[Path | None, typer.Option(help="where to; the same command there goes on")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="packs at once; default: one per CPU, or per GPU")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="ray, or inline (this process)")] = "ray",
+    data_dir: DataDir = None,
+) -> None:
+    """Reproduce an experiment of a paper: its studies, figures, tables, and a verdict for each claim."""
+    from harness.launch import Execution
+    from recipes.reproduce import print_recipes, run_recipe
+
+    if not name:
+        return print_recipes()
+    execution = Execution(executor, workers, None, "auto")
+    raise typer.Exit(run_recipe(name, scale, out or Path("runs") / name, execution, data_dir))
+
+
 @app.command("list")
 def list_plugins(plugins: PluginFile = None) -> None:
     """Every problem and solver that can be named."""

@@ -1,5 +1,5 @@
-"""The quadratic: closed forms, exact solutions, spectra, noise of known mean and variance, search spaces, and
-the verdicts that recipes.amigo_synthetic draws from runs on it."""
+"""The quadratic: closed forms, exact solutions, spectra, noise of known mean and variance, and search
+spaces."""
 
 from typing import Any
 
@@ -20,8 +20,6 @@ from harness.rules import Rules
 from harness.runner import first_cost, run_pack
 from harness.space import find_space
 from problems.quadratic import Quadratic
-from recipes.amigo_synthetic import METHODS as NINE
-from recipes.amigo_synthetic import SCALES, Verdict, below, claims, lowest, only, reached
 
 CPU, F64 = torch.device("cpu"), torch.float64
 
@@ -285,57 +283,3 @@ def test_every_table_fits_its_solver_and_the_upper_error_falls(name: str) -> Non
 
     assert best.upper_iterations >= 2
     assert best.objective < 1
-
-
-METHODS = ["AmIGO-CG", "AmIGO-GD", "AID-FP", "ITD"]
-NAN = float("nan")
-
-
-@pytest.mark.parametrize(
-    ("values", "cg_lowest", "gd_below_fp", "only_amigo"),
-    [
-        ([1, 2, 3, 4], True, True, False),
-        ([2, 1, 3, NAN], False, True, False),
-        ([1, 3, 2, NAN], True, False, False),
-        ([1, 1, NAN, NAN], True, True, True),
-        ([NAN, 1, 1, NAN], False, None, False),
-        ([5, NAN, NAN, NAN], True, None, False),
-        ([NAN, NAN, NAN, NAN], None, None, False),
-        ([7, 7, 7, 7], None, None, False),
-    ],
-)
-def test_verdicts_on_claims(
-    values: list[float], cg_lowest: Verdict, gd_below_fp: Verdict, only_amigo: bool
-) -> None:
-    """A method that never got there (nan) is above all that did; nobody, or all the same, decides nothing."""
-    row = pd.Series(values, METHODS, dtype=float)
-
-    assert lowest(row, "AmIGO-CG") is cg_lowest
-    assert below(row, "AmIGO-GD", "AID-FP") is gd_below_fp
-    assert only(row, "AmIGO-CG", "AmIGO-GD") is only_amigo
-
-
-def test_claims_take_the_best_of_the_grid_at_every_kappa() -> None:
-    """AID-FP has the best first configuration, AmIGO the best of both; errors below 1e-20 are level."""
-    best = dict.fromkeys(NINE.values(), (NAN, NAN))
-    best |= {"AmIGO-CG": (40.0, 10.0), "AmIGO-GD": (40.0, 20.0), "AID-FP": (30.0, 30.0)}
-    columns = ["samples_to_target", "seconds_to_target", "samples_to_deep"]
-    table = pd.DataFrame(
-        {"kappa_g": kappa, "method": method, "error_after_fixed": 1e-25, **dict.fromkeys(columns, value)}
-        for kappa in (10.0, 1e4)
-        for method, pair in best.items()
-        for value in pair
-    )
-    found = dict(claims(table, SCALES["small"]))
-
-    assert found["1(a): AmIGO-CG needs the fewest samples to 1e-6"] == {10.0: True, 1e4: True}
-    assert found["1(b): after 1 s AmIGO-CG has the lowest error"] == {10.0: None, 1e4: None}
-    assert found["1(a): AmIGO-GD needs less time to 1e-6 than AID-GD"] == {10.0: True, 1e4: True}
-    assert found["1(c): at moderate kappa_g only AmIGO and AID-CG reach 1e-20"] == {10.0: False}
-
-
-def test_reached_is_the_first_point_at_or_below() -> None:
-    curve = pd.DataFrame({"total": [1, 2, 3, 4], "relative_error": [1.0, 1e-6, 1e-5, 1e-9]})
-
-    assert reached(curve, "total", 1e-6) == 2
-    assert np.isnan(reached(curve, "total", 1e-10))

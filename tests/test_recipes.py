@@ -1,0 +1,112 @@
+"""Recipes: the smallest scale of each as a user calls it, and the verdicts they draw."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.cli import app
+from recipes.amigo_synthetic import METHODS as NINE
+from recipes.amigo_synthetic import AmigoSynthetic, Verdict, below, claims, lowest, only, reached
+from recipes.reproduce import RECIPES
+
+METHODS = ["AmIGO-CG", "AmIGO-GD", "AID-FP", "ITD"]
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("values", "cg_lowest", "gd_below_fp", "only_amigo"),
+    [
+        ([1, 2, 3, 4], True, True, False),
+        ([2, 1, 3, NAN], False, True, False),
+        ([1, 3, 2, NAN], True, False, False),
+        ([1, 1, NAN, NAN], True, True, True),
+        ([NAN, 1, 1, NAN], False, None, False),
+        ([5, NAN, NAN, NAN], True, None, False),
+        ([NAN, NAN, NAN, NAN], None, None, False),
+        ([7, 7, 7, 7], None, None, False),
+    ],
+)
+def test_verdicts_on_claims(
+    values: list[float], cg_lowest: Verdict, gd_below_fp: Verdict, only_amigo: bool
+) -> None:
+    """A method that never got there (nan) is above all that did; nobody, or all the same, decides nothing."""
+    row = pd.Series(values, METHODS, dtype=float)
+
+    assert lowest(row, "AmIGO-CG") is cg_lowest
+    assert below(row, "AmIGO-GD", "AID-FP") is gd_below_fp
+    assert only(row, "AmIGO-CG", "AmIGO-GD") is only_amigo
+
+
+def test_claims_take_the_best_of_the_grid_at_every_kappa() -> None:
+    """AID-FP has the best first configuration, AmIGO the best of both; errors below 1e-20 are level."""
+    best = dict.fromkeys(NINE.values(), (NAN, NAN))
+    best |= {"AmIGO-CG": (40.0, 10.0), "AmIGO-GD": (40.0, 20.0), "AID-FP": (30.0, 30.0)}
+    columns = ["samples_to_target", "seconds_to_target", "samples_to_deep"]
+    table = pd.DataFrame(
+        {"kappa_g": kappa, "method": method, "error_after_fixed": 1e-25, **dict.fromkeys(columns, value)}
+        for kappa in (10.0, 1e4)
+        for method, pair in best.items()
+        for value in pair
+    )
+    found = dict(claims(table, AmigoSynthetic.scales["small"]))
+
+    assert found["1(a): AmIGO-CG needs the fewest samples to 1e-6"] == {10.0: True, 1e4: True}
+    assert found["1(b): after 0.5 s AmIGO-CG has the lowest error"] == {10.0: None, 1e4: None}
+    assert found["1(a): AmIGO-GD needs less time to 1e-6 than AID-GD"] == {10.0: True, 1e4: True}
+    assert found["1(c): at moderate kappa_g only AmIGO and AID-CG reach 1e-20"] == {10.0: False}
+
+
+def test_reached_is_the_first_point_at_or_below() -> None:
+    curve = pd.DataFrame({"total": [1, 2, 3, 4], "relative_error": [1.0, 1e-6, 1e-5, 1e-9]})
+
+    assert reached(curve, "total", 1e-6) == 2
+    assert np.isnan(reached(curve, "total", 1e-10))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_smallest_scale_writes_figures_tables_and_verdicts(name: str, tmp_path: Path) -> None:
+    """And a second run adds nothing: everything is recorded."""
+    command = [
+        str(Path(sys.executable).with_name("harness")),
+        "reproduce",
+        name,
+        "--scale",
+        "smoke",
+        "--executor",
+        "inline",
+    ]
+    first = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=280)
+    assert first.returncode == 0, first.stderr
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    verdicts = re.findall(r"\| (holds|does not hold|cannot be told) \|", page)
+
+    assert verdicts and len(verdicts) == first.stdout.count("\nholds:") + first.stdout.count(
+        "\ndoes not hold:"
+    ) + first.stdout.count("\ncannot be told:")
+    assert all((tmp_path / name).stat().st_size > 1000 for name in re.findall(r"!\[.*?\]\((.*?)\)", page))
+    assert " 0 failed" in first.stdout and not re.search(r" [1-9]\d* failed", first.stdout)
+
+
+def test_a_recipe_goes_on_from_what_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An interrupted run, and the same command: the studies that were finished are not run again."""
+    words = ["reproduce", "grazzi_equilibrium", "--scale", "smoke", "--executor", "inline"]
+    app([*words, "--out", str(tmp_path)], standalone_mode=False)
+    journals = sorted(tmp_path.glob("studies/*/journal.log"))
+    before = [path.read_bytes() for path in journals]
+    app([*words, "--out", str(tmp_path)], standalone_mode=False)
+
+    assert len(before) == 6 and [path.read_bytes() for path in journals] == before
+
+
+def test_without_a_name_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["reproduce"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    with pytest.raises(Exception, match=r"the recipe: unknown value 'table9'"):
+        app(["reproduce", "table9"], standalone_mode=False)
