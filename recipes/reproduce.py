@@ -22,7 +22,15 @@ from harness.worker import Context, make_context, set_up
 from recipes.recipe import Findings, Part, Recipe, Spaces, markdown
 from reports.figures import house_style, write_figure
 
-RECIPES = ("amigo_synthetic", "grazzi_equilibrium")
+RECIPES = (
+    "amigo_synthetic",
+    "amigo_newsgroups",
+    "amigo_distillation",
+    "grazzi_equilibrium",
+    "grazzi_meta_learning",
+    "grazzi_poisoning",
+    "public_benchmark",
+)
 STUDIES = "studies"
 
 
