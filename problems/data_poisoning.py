@@ -5,7 +5,8 @@ With images X_i in [0, 1]^p, labels y_i, n training and n' validation examples, 
     minimise over x in X   f = -1/n' sum_val CE(W X'_j, y'_j)
     W(x) = argmin g = 1/n sum_i CE(W (X_i + x_i), y_i) + rho |W|^2,   x_i = 0 for i not in I
 
-x (|I| * p,): the perturbations, each row in the l2 ball of radius 5; y (c * p,): W, class by class.
+x (|I| * p,): the perturbations, each row in the l2 ball of radius 5 (`ball`, `radius`); y (c * p,): W, class by
+class.
 For one example with u = X_i + x_i, pi = softmax(W u), r = pi - e_y, S = diag(pi) - pi pi^T:
 
     d_W = r u^T,   H V = (S V u) u^T,   d_x <d_W, V> = V^T r + W^T S V u
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.api import Batch, Metric, Problem, option
+from problems._balls import BALLS, nearest, norms
 from problems._images import CLASSES, DATASETS, Array, read
 from problems._linear import add_product, covariance, wide_product
 
@@ -88,7 +90,8 @@ class DataPoisoning(Problem):
         "clamp poisoned pixels to [0, 1] after the ball, as in the published code", default=True
     )
     final_momentum: float = option("momentum of the retraining: code 0.5, paper 0", default=0.5)
-    radius: float = option("radius of the l2 ball of a row", default=5.0)
+    ball: str = option("of a row: l2 as in the paper, l1 or linf", default="l2", choices=BALLS)
+    radius: float = option("radius of the ball of a row", default=5.0)
 
     def setup(self, data_dir: Path | None, data_seed: int, device: torch.device, dtype: torch.dtype) -> None:
         """Stratified splits, drawn one after the other from one generator, as in the published code:
@@ -220,8 +223,7 @@ class DataPoisoning(Problem):
         return self._project_rows(x.view(-1, self.pixels), self._poison.images.repeat(len(x), 1)).view_as(x)
 
     def _project_rows(self, rows: Tensor, images: Tensor) -> Tensor:
-        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        rows = rows * (self.radius / norms.clamp(min=self.radius))
+        rows = nearest(rows, self.ball, self.radius)
         return torch.clamp(rows, min=-images, max=1 - images) if self.box else rows
 
     def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
@@ -243,8 +245,8 @@ class DataPoisoning(Problem):
         scores = {"val": self._scores(self._val, weights), "test": self._scores(self._test, weights)}
         found = []
         for n, row in enumerate(x):
-            norms = torch.linalg.vector_norm(row.view(-1, self.pixels), dim=1)
-            moved = int((norms > 0).sum())
+            sizes = norms(row.view(-1, self.pixels), self.ball)
+            moved = int((sizes > 0).sum())
             found.append(
                 {
                     f"{split}_{name}": float(values[n])
@@ -253,8 +255,8 @@ class DataPoisoning(Problem):
                 }
                 | {
                     "rows_touched": float(moved),
-                    "mean_norm": float(norms.sum()) / max(moved, 1),
-                    "max_norm": float(norms.max()),
+                    "mean_norm": float(sizes.sum()) / max(moved, 1),
+                    "max_norm": float(sizes.max()),
                 }
             )
         return found

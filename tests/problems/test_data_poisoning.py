@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harness import derive
 from harness.batch import Batch
+from problems._balls import BALLS, nearest, norms
 from problems.data_poisoning import DataPoisoning
 
 
@@ -81,9 +82,40 @@ def test_the_upper_gradient_equals_the_derived_one(problem: DataPoisoning, full:
     torch.testing.assert_close(by_y, derived_y, rtol=1e-10, atol=1e-12)
 
 
+DUAL = {"l2": 2.0, "l1": float("inf"), "linf": 1.0}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ball=st.sampled_from(BALLS),
+    radius=st.floats(0.01, 20),
+    scale=st.floats(0, 50),
+    seed=st.integers(0, 10_000),
+    width=st.integers(1, 40),
+)
+def test_no_point_of_the_ball_is_nearer(
+    ball: str, radius: float, scale: float, seed: int, width: int
+) -> None:
+    """P is nearest to v where <v - P, z - P> <= 0 for all z of the ball; the largest <v - P, z> is the radius
+    times the dual norm."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = scale * torch.randn(5, width, generator=draw, dtype=torch.float64).round(decimals=1)
+    found = nearest(rows, ball, radius)
+    left = rows - found
+    most = radius * torch.linalg.vector_norm(left, DUAL[ball], dim=1)
+
+    assert float(norms(found, ball).max()) <= radius + 1e-13 * (radius + scale * width)
+    assert float((most - (left * found).sum(1)).max()) <= 1e-10 * (1 + scale * scale * width)
+    inside = norms(rows, ball) <= radius
+    assert torch.equal(found[inside], rows[inside])
+
+
+@pytest.mark.parametrize(("ball", "radius"), [("l2", 5.0), ("l1", 8.0), ("linf", 0.3)])
 @pytest.mark.parametrize("box", [True, False])
-def test_the_projection_is_feasible_idempotent_and_moves_only_touched_rows(box: bool) -> None:
-    problem = DataPoisoning(dataset="digits", box=box)
+def test_the_projection_is_feasible_idempotent_and_moves_only_touched_rows(
+    box: bool, ball: str, radius: float
+) -> None:
+    problem = DataPoisoning(dataset="digits", box=box, ball=ball, radius=radius)
     problem.setup(None, 0, torch.device("cpu"), torch.float64)
     x, _, _ = _point(problem, 2, 1)
     direction = torch.zeros_like(x)
@@ -92,7 +124,7 @@ def test_the_projection_is_feasible_idempotent_and_moves_only_touched_rows(box: 
     stepped = problem.projected_step(inside, direction, torch.tensor([[1e3], [1.0]], dtype=torch.float64))
 
     rows = inside.view(-1, problem.pixels)
-    assert float(torch.linalg.vector_norm(rows, dim=1).max()) <= problem.radius + 1e-12
+    assert float(norms(rows, ball).max()) <= radius + 1e-12
     if box:
         pixels = rows + problem._poison.images.repeat(2, 1)
         assert 0 <= float(pixels.min()) and float(pixels.max()) <= 1

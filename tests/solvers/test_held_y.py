@@ -1,4 +1,4 @@
-"""The y that a method holds is what it found at the last x: what problems judge that look at the current y."""
+"""The y that a method holds is what it found at the last x; some problems judge the current y."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ COLD = [name for name in Plugins().names("solver") if "y" not in Plugins().solve
 
 @pytest.mark.parametrize("name", COLD)
 def test_at_a_still_x_it_is_the_lower_solution(name: str) -> None:
-    """Of methods whose next upper iteration does not begin at it, so that no other check would see it; on full
-    batches, but for the bias of penalties."""
+    """Of methods whose next upper iteration does not begin at it, so that no other check would see it; on
+    full batches, but for the bias of penalties."""
     solver, seen = Plugins().solver(name), list[Tensor]()
     check = Convergence(solver)
     problem = check.problem
