@@ -24,7 +24,7 @@ def nearest(rows: Tensor, ball: str, radius: float) -> Tensor:
 
 
 def _nearest_of_l1(rows: Tensor, radius: float) -> Tensor:
-    """Soft thresholding, sign(r) max(|r| - theta, 0), at the theta that gives the norm `radius`: with magnitudes
+    """Soft thresholding, sign(r) max(|r| - theta, 0), at the theta of norm `radius`: of the magnitudes
     a_1 >= a_2 >= ..., theta = (a_1 + ... + a_k - radius) / k of the last k at which a_k is above it (Duchi,
     Shalev-Shwartz, Singer and Chandra, ICML 2008)."""
     magnitudes = rows.abs().sort(1, descending=True).values

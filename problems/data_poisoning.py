@@ -5,8 +5,8 @@ With images X_i in [0, 1]^p, labels y_i, n training and n' validation examples, 
     minimise over x in X   f = -1/n' sum_val CE(W X'_j, y'_j)
     W(x) = argmin g = 1/n sum_i CE(W (X_i + x_i), y_i) + rho |W|^2,   x_i = 0 for i not in I
 
-x (|I| * p,): the perturbations, each row in the l2 ball of radius 5 (`ball`, `radius`); y (c * p,): W, class by
-class.
+x (|I| * p,): the perturbations, each row in the l2 ball of radius 5 (`ball`, `radius`); y (c * p,): W, class
+by class.
 For one example with u = X_i + x_i, pi = softmax(W u), r = pi - e_y, S = diag(pi) - pi pi^T:
 
     d_W = r u^T,   H V = (S V u) u^T,   d_x <d_W, V> = V^T r + W^T S V u

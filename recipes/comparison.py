@@ -61,7 +61,7 @@ def table(trials: pd.DataFrame, metrics: Mapping[str, str], parameters: Sequence
 
 
 def curves_picture(
-    title: str,
+    name: str,
     caption: str,
     records: Sequence[Record],
     metrics: Mapping[str, str],
@@ -77,11 +77,11 @@ def curves_picture(
     colours = seaborn.color_palette("husl", len(chosen))
     for row, (axis, axis_title) in zip(panels, axes.items(), strict=True):
         for panel, (metric, title) in zip(row, metrics.items(), strict=True):
-            for colour, (name, trial) in zip(colours, chosen.iterrows(), strict=True):
+            for colour, (solver, trial) in zip(colours, chosen.iterrows(), strict=True):
                 curve = curve_of(records, trial)
-                panel.plot(curve[axis], curve[f"metric.{metric}"], color=colour, label=str(name))
+                panel.plot(curve[axis], curve[f"metric.{metric}"], color=colour, label=str(solver))
             panel.set(xlabel=axis_title, ylabel=title)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside upper center", ncols=4)
     seaborn.despine(drawing)
-    return Picture(title, title, caption, drawing)
+    return Picture(name, name, caption, drawing)
