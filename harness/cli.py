@@ -79,19 +79,26 @@ def run(
     trial_timeout: Timeout = 0.0,
     curves: Curves = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+    retry: Annotated[str, typer.Option(metavar="failed", help="run trials again that failed")] = "",
+    redo: Annotated[
+        str, typer.Option(metavar="SOLVERS", help="run all trials of these again, e.g. after a change")
+    ] = "",
 ) -> None:
     """Run a study, or resume it: one problem, some solvers, the same budget for every trial."""
     from harness.launch import Execution, Search, run_study
-    from harness.options import prices
+    from harness.options import one_of, prices
     from harness.rules import Rules
     from harness.worker import make_context
 
+    if retry:
+        one_of("--retry", retry, ("failed",))
     rules = Rules(budget, prices(price or []), seed, divergence, system_failure, curves)
     context = make_context(
         problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
     )
     search = Search(trials, solvers, space, sampler, search_seed, published)
-    raise typer.Exit(run_study(context, search, Execution(executor, workers, address, pack), out, dry_run))
+    execution = Execution(executor, workers, address, pack)
+    raise typer.Exit(run_study(context, search, execution, out, dry_run, bool(retry), redo))
 
 
 @app.command(context_settings={"ignore_unknown_options": False})
@@ -136,13 +143,23 @@ def replay(
     tolerance: Annotated[
         float, typer.Option(help="relative difference of metrics that counts as equal")
     ] = 1e-3,
+    plugins: PluginFile = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
 ) -> None:
-    """Run a recorded trial again, alone, and compare; exit code 1 where it differs."""
+    """Run a recorded trial again, alone, and compare; exit code 1 where it differs. No plug-in file runs that
+    is not named here."""
     from harness.commands import replay_trial
 
-    raise typer.Exit(replay_trial(folder, trial, tolerance, data_dir, device))
+    raise typer.Exit(replay_trial(folder, trial, tolerance, plugins or [], data_dir, device))
+
+
+@app.command()
+def repair(folder: Folder) -> None:
+    """Write a damaged record anew from what verifies; the run command makes the rest again."""
+    from harness.commands import repair_study
+
+    repair_study(folder)
 
 
 @app.command()

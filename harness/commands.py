@@ -17,13 +17,15 @@ from rich.console import Console
 from harness.errors import HarnessError, nearest
 from harness.options import pairs, positive
 from harness.params import parameters
+from harness.plugins import Plugins, kept_source, require_source
 from harness.progress import tally_table
-from harness.record import Record, load_record, read_trials, result_of, told
+from harness.record import JOURNAL, Record, load_record, read_trials, result_of, told
+from harness.repair import repair
 from harness.runner import Result
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, complete, find_space
-from harness.spec import StudySpec, read_spec
-from harness.study import Tally
+from harness.spec import NAME, StudySpec, read_spec
+from harness.study import Tally, sole_driver
 from harness.worker import Context, Pack, Worker, check_device
 
 
@@ -70,26 +72,50 @@ def _summary(result: Result) -> dict[str, Any]:
     return fields
 
 
-def replay_trial(folder: Path, trial: str, tolerance: float, data_dir: Path | None, device: str) -> int:
+def replay_trial(
+    folder: Path, trial: str, tolerance: float, files: Sequence[Path], data_dir: Path | None, device: str
+) -> int:
+    """files: the plug-in files that may run; what a study's folder names or holds does not by itself."""
     spec = read_spec(folder)
     recorded = _find(folder, spec, trial)
     if recorded.state == "failed":
         raise HarnessError(f"trial {trial} failed ({recorded.reason}); there is nothing to compare")
+    solver = trial.split("/")[0]
+    _require_sources(folder, spec, solver, files)
     context = Context(
         problem=spec.problem,
         options=spec.options,
         data_dir=str(data_dir.resolve()) if data_dir else None,
         data_seed=spec.data_seed,
         device=check_device(device),
-        plugins=list(spec.plugins),
+        plugins=[str(file.resolve()) for file in files],
         rules=spec.rules,
     )
-    (again,) = Worker(context).run(Pack(trial.split("/")[0], (0,), (recorded.config,)))
+    (again,) = Worker(context).run(Pack(solver, (0,), (recorded.config,)))
     found = _compare(recorded, again, positive("--tolerance", tolerance))
     for line in found:
         typer.echo(line)
     typer.echo(f"{trial}: {'differs' if found else f'the same, to a relative {tolerance:g}'}")
     return 1 if found else 0
+
+
+def _require_sources(folder: Path, spec: StudySpec, solver: str, files: Sequence[Path]) -> None:
+    """Raises HarnessError where the problem or the solver is not the one that was recorded."""
+    plugins = Plugins(files)
+    for kind, name, source in (
+        ("problem", spec.problem, spec.source),
+        ("solver", solver, spec.solvers[solver].source),
+    ):
+        marks = [source] if spec.traced() else ["", *spec.plugins.values()]
+        if name in plugins.names(kind):
+            require_source(plugins.get(kind, name), files, marks, folder)
+            continue
+        copies = [copy for mark in marks if (copy := kept_source(folder, mark))] or spec.plugins
+        named = " or ".join(f"--plugin {copy}" for copy in copies)
+        raise HarnessError(
+            f"{kind} {name!r} is of a plug-in file, and none runs that is not named: look at it, then give "
+            f"{named or '--plugin FILE'}"
+        )
 
 
 def _find(folder: Path, spec: StudySpec, trial: str) -> Result:
@@ -116,7 +142,15 @@ def _compare(old: Result, new: Result, tolerance: float) -> list[str]:
     return found
 
 
-# --- status and report
+# --- status, repair and report
+
+
+def repair_study(folder: Path) -> None:
+    if not (folder / NAME).exists() and not (folder / JOURNAL).exists():
+        raise HarnessError(f"{folder} is not a study; check the path")
+    with sole_driver(folder):
+        for line in repair(folder):
+            typer.echo(line)
 
 
 def show_status(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +24,7 @@ from harness.params import parameters
 from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
 from harness.progress import shown
+from harness.repair import Again
 from harness.rules import Rules
 from harness.runner import first_cost, run_pack
 from harness.sizing import Packing, auto_packing, pack_bytes
@@ -93,7 +94,15 @@ class Execution:
         return on_ray(context, self.workers_on(context.device), self.address)
 
 
-def run_study(context: Context, search: Search, execution: Execution, out: Path, dry_run: bool) -> int:
+def run_study(
+    context: Context,
+    search: Search,
+    execution: Execution,
+    out: Path,
+    dry_run: bool,
+    retry: bool = False,
+    redo: str = "",
+) -> int:
     plugins = context.find_plugins()
     workers = execution.workers_on(context.device)
     space_file = find_space(context.problem, search.space)
@@ -116,7 +125,8 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
     if dry_run:
         _plan(spec, problem, solvers, packing, workers, context.device)
         return 0
-    with locked(out, spec) as whole:
+    again = Again(list(solvers), retry, _redone(redo, solvers))
+    with locked(out, spec, again) as whole:
         study = Study(out, whole, problem, solvers, packing)
         if not study.finished():
             try:
@@ -146,6 +156,13 @@ def _names(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
     return names
 
 
+def _redone(text: str, solvers: Iterable[str]) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        one_of("--redo", name, list(solvers))
+    return names
+
+
 def make_spec(
     context: Context,
     search: Search,
@@ -154,6 +171,8 @@ def make_spec(
     space_file: SpaceFile,
 ) -> StudySpec:
     spaces = {name: space_file.space(name, plugin) for name, plugin in solvers.items()}
+    plugins, marks = context.find_plugins(), fingerprint([Path(file) for file in context.plugins])
+    sources = {name: marks.get(plugins.get("solver", name).origin, "") for name in solvers}
     spec = StudySpec(
         problem=context.problem,
         options=context.options,
@@ -165,8 +184,9 @@ def make_spec(
         metrics={name: asdict(metric) for name, metric in problem.metric_names.items()},
         objective=problem.objective,
         headline=problem.headline,
-        solvers={name: _solver_spec(plugin, spaces[name], search) for name, plugin in solvers.items()},
-        plugins=fingerprint([Path(file) for file in context.plugins]),
+        solvers={n: _solver_spec(plugin, spaces[n], search, sources[n]) for n, plugin in solvers.items()},
+        plugins=marks,
+        source=marks.get(plugins.get("problem", context.problem).origin, ""),
         versions=_versions(context.device),
     )
     if spec.sampler == "grid":
@@ -178,7 +198,7 @@ def make_spec(
     return spec
 
 
-def _solver_spec(plugin: type[Solver[Any]], space: Space, search: Search) -> SolverSpec:
+def _solver_spec(plugin: type[Solver[Any]], space: Space, search: Search, source: str) -> SolverSpec:
     known = {n: {"symbol": p.symbol, "meaning": p.meaning} for n, p in parameters(plugin).items()}
     return SolverSpec(
         label=plugin.label,
@@ -187,6 +207,7 @@ def _solver_spec(plugin: type[Solver[Any]], space: Space, search: Search) -> Sol
         space=space.entries,
         published=space.published if search.published else {},
         since=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=source,
     )
 
 
