@@ -16,6 +16,7 @@ import optuna
 import torch
 import typer
 
+from harness.door import require_declared
 from harness.draws import SAMPLERS, grid_size, sampler
 from harness.errors import HarnessError
 from harness.executors import default_workers, inline
@@ -107,6 +108,7 @@ def run_study(
     workers = execution.workers_on(context.device)
     space_file = find_space(context.problem, search.space)
     solvers = {name: plugins.solver(name) for name in _names(search.solvers, space_file, plugins)}
+    require_declared(plugins.problem(context.problem))
     for solver in solvers.values():
         require_defined(solver, plugins.problem(context.problem))
     spec = make_spec(context, search, plugins.problem(context.problem), solvers, space_file)

@@ -50,8 +50,9 @@ class Plugin:
 
 
 def last_line(error: BaseException) -> str:
-    """Type and message of an error in one line."""
-    return re.sub(r"\s+", " ", "".join(traceback.format_exception_only(error)).strip())
+    """Type and message of an error in one line of at most 500 characters that any file can hold."""
+    text = "".join(traceback.format_exception_only(error)).encode("utf-8", "replace").decode()
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()[:500]
 
 
 class Plugins:

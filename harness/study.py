@@ -38,6 +38,7 @@ from harness.sizing import Packing
 from harness.solver import Solver
 from harness.space import Entry
 from harness.spec import NAME, StudySpec, differences, grown, read_spec, with_sources
+from harness.surroundings import restored
 from harness.worker import Pack
 
 WINDOW = 8
@@ -155,12 +156,22 @@ class Study:
             groups.setdefault(tuple(configs[number][name] for name in shared), []).append(number)
         packs = []
         for numbers in groups.values():
-            costs = first_cost(self.problem, plugin, [configs[n] for n in numbers], self.spec.rules.seed)
-            order = [n for _, n in sorted(zip(-costs, numbers, strict=True))]
-            ordered = [configs[n] for n in order]
-            for cut in self.packing.cut(self.problem, plugin, ordered):
-                packs.append(Pack(solver, tuple(order[cut]), tuple(ordered[cut])))
+            for chosen in self._cut(plugin, {n: configs[n] for n in numbers}):
+                packs.append(Pack(solver, tuple(chosen), tuple(configs[n] for n in chosen)))
         return packs
+
+    def _cut(self, plugin: type[Solver[Any]], configs: dict[int, dict[str, Any]]) -> list[list[int]]:
+        """Trials that run together, dear ones first; where the plug-in fails to say what they need, each runs
+        alone, and a worker finds the one at fault."""
+        numbers, given = list(configs), list(configs.values())
+        try:
+            with restored():
+                costs = first_cost(self.problem, plugin, given, self.spec.rules.seed)
+                order = [n for _, n in sorted(zip(-costs, numbers, strict=True))]
+                cuts = self.packing.cut(self.problem, plugin, [configs[n] for n in order])
+                return [order[cut] for cut in cuts]
+        except (Exception, SystemExit):  # noqa: BLE001 - the worker meets it again, as its trial's reason
+            return [[n] for n in numbers]
 
     def next_pack(self) -> Pack | None:
         """None: nothing to start now (and nothing at all where none is in flight)."""

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch.func import grad, vmap
 
-from harness.errors import HarnessError
+from harness.door import checked, require_declared
+from harness.errors import HarnessError, PluginError
 from harness.options import not_negative, one_of, pairs
 from harness.params import check_values
 from harness.plugins import Plugins, last_line
 from harness.problem import Problem
 from harness.rules import Rules
 from harness.runner import Result, failed, run_pack
+from harness.surroundings import restored
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -98,7 +100,7 @@ class Worker:
         only the trial at fault is recorded as failed."""
         try:
             return self._attempt(pack)
-        except (Exception, _TooLong) as error:  # noqa: BLE001 - recorded as the trial's reason
+        except (Exception, SystemExit, _TooLong) as error:  # noqa: BLE001 - recorded as the trial's reason
             if len(pack.numbers) > 1:
                 return [result for single in pack.singles() for result in self.run(single)]
             timeout = f"TimeoutError: ran longer than {self.context.trial_timeout:g} s"
@@ -108,10 +110,10 @@ class Worker:
     def _attempt(self, pack: Pack) -> list[Result]:
         solver = self.plugins.solver(pack.solver)
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
-        with _time_limit(self.context.trial_timeout * len(configs)):
-            return run_pack(
-                self.problem, solver, configs, self.context.rules, self.device, self.problem.dtype
-            )
+        with restored(), _time_limit(self.context.trial_timeout * len(configs)):
+            rules, dtype = self.context.rules, self.problem.dtype
+            results = run_pack(self.problem, solver, configs, rules, self.device, dtype)
+        return [checked(result, self.problem) for result in results]
 
 
 def make_context(
@@ -139,13 +141,21 @@ def make_context(
 
 
 def set_up(plugins: Plugins, context: Context) -> Problem:
-    """The problem of a context with its data."""
+    """The problem of a context with its data. Raises HarnessError: whatever is wrong with them."""
     from harness.data import data_folder
 
     plugin = plugins.problem(context.problem)
-    problem = plugin(**check_values(plugin, context.options, context.problem))
+    require_declared(plugin)
     folder = data_folder(Path(context.data_dir) if context.data_dir else None)
-    problem.setup(folder, context.data_seed, torch.device(context.device), problem.dtype)
+    values = check_values(plugin, context.options, context.problem)
+    try:
+        with restored():
+            problem = plugin(**values)
+            problem.setup(folder, context.data_seed, torch.device(context.device), problem.dtype)
+    except (HarnessError, OSError):
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plug-in raises, one line
+        raise PluginError(f"problem {context.problem!r} cannot be set up: {last_line(error)}") from None
     return problem
 
 
@@ -180,7 +190,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 def results_to_json(results: Sequence[Result]) -> str:
-    return json.dumps([dataclasses.asdict(result) for result in results], default=float)
+    return json.dumps([dataclasses.asdict(result) for result in results])
 
 
 def results_from_json(text: str) -> list[Result]:
