@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,26 +26,38 @@ def require_declared(problem: Problem | type[Problem]) -> None:
     if not isinstance(names, dict) or not all(isinstance(metric, Metric) for metric in names.values()):
         raise PluginError(f"metric_names must be a dict of Metric by name, but is {names!r}")
     for name in names:
-        if not isinstance(name, str) or not name.isidentifier() or name in TAKEN:
-            raise PluginError(
-                f"metric_names has {name!r}; expected a word of letters, digits and _ which is none of "
-                f"{', '.join(TAKEN)}"
-            )
+        _require_word(name)
     lacking = {getattr(problem, "objective", None), getattr(problem, "headline", None)} - set(names)
     if lacking:
         raise PluginError(f"metric_names lacks {', '.join(sorted(map(str, lacking)))}")
 
 
-def plain_metrics(found: Any, names: Collection[str]) -> dict[str, float]:
+def _require_word(name: Any) -> None:
+    if not isinstance(name, str) or not name.isidentifier() or name in TAKEN:
+        raise PluginError(
+            f"a metric is called {name!r}; expected a word of letters, digits and _ which is none of "
+            f"{', '.join(TAKEN)}"
+        )
+
+
+def plain_metrics(found: Any) -> dict[str, float]:
     """Metrics as floats, those of NumPy and PyTorch as well.
 
-    Raises PluginError: not a dict, a name outside `names`, a value that is not one number."""
+    Raises PluginError: not a dict, a name that tables cannot hold, a value that is not one number."""
     if not isinstance(found, Mapping):
         raise PluginError(f"metrics must be a dict, but got {type(found).__name__}")
-    unknown = [name for name in found if name not in names]
-    if unknown:
-        raise PluginError(f"evaluate and metric_names differ in {', '.join(sorted(map(repr, unknown)))}")
+    for name in found:
+        _require_word(name)
     return {name: _number(name, value) for name, value in found.items()}
+
+
+def evaluated(found: Any, problem: Problem) -> dict[str, float]:
+    """What an evaluation gave: every metric of `metric_names` and no other, plain. Raises PluginError."""
+    metrics = plain_metrics(found)
+    differ = set(problem.metric_names) ^ set(metrics)
+    if differ:
+        raise PluginError(f"evaluate and metric_names differ in {', '.join(sorted(differ))}")
+    return metrics
 
 
 def _number(name: str, value: Any) -> float:
@@ -65,11 +77,8 @@ def checked(result: Result, problem: Problem) -> Result:
     if result.state == "failed" or (not result.metrics and math.isinf(result.objective)):  # not evaluated
         return result
     try:
-        metrics = plain_metrics(result.metrics, problem.metric_names)
-        missing = set(problem.metric_names) - set(metrics)
-        if missing:
-            raise PluginError(f"evaluate and metric_names differ in {', '.join(sorted(missing))}")
-        curve = [_point(point, problem) for point in result.curve]
+        metrics = evaluated(result.metrics, problem)
+        curve = [_point(point) for point in result.curve]
     except PluginError as error:
         return failed(result.config, str(error))
     if math.isnan(metrics[problem.objective]):
@@ -77,6 +86,7 @@ def checked(result: Result, problem: Problem) -> Result:
     return dataclasses.replace(result, metrics=metrics, objective=metrics[problem.objective], curve=curve)
 
 
-def _point(point: Mapping[str, Any], problem: Problem) -> dict[str, float]:
+def _point(point: Any) -> dict[str, float]:
+    """A point of a curve; the runner has put its own numbers before the problem's."""
     own = {name: point[name] for name in TAKEN if name in point}
-    return own | plain_metrics({n: v for n, v in point.items() if n not in own}, problem.metric_names)
+    return own | plain_metrics({name: value for name, value in point.items() if name not in own})

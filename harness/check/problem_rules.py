@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.check.points import BY_ALGEBRA, TRIALS, Points, normal, off, require
 from harness.check.problems import F64
 from harness.check.verdict import Checks
-from harness.door import plain_metrics, require_declared
+from harness.door import evaluated, plain_metrics, require_declared
 from harness.errors import PluginError
 from harness.problem import Problem
 
@@ -147,7 +147,7 @@ class Protocol:
         if not self.problem.by_example:
             cheap = self.problem.metrics(x, y)
             for found in cheap:
-                plain_metrics(found, self.problem.metric_names)
+                plain_metrics(found)
             self._same("metrics", cheap, [self.problem.metrics(*_row(x, y, n))[0] for n in range(TRIALS)])
         if self.problem.evaluation_samples > DEAR:
             return f"not run: {self.problem.evaluation_samples:,} samples are more than {DEAR:,}"
@@ -155,9 +155,7 @@ class Protocol:
         packed = self.problem.evaluate_pack(x, held)
         alone = [self.problem.evaluate(*one) for one in zip(x, held, strict=True)]
         for given in (*packed, *alone):
-            found = plain_metrics(given, self.problem.metric_names)
-            missing = set(self.problem.metric_names) ^ set(found)
-            require(not missing, f"evaluate and metric_names differ in {', '.join(sorted(missing))}")
+            found = evaluated(given, self.problem)
             bad = [name for name, value in found.items() if not math.isfinite(value)]
             require(not bad, f"{', '.join(bad)} not finite near the start")
         self._same("evaluate", packed, alone)

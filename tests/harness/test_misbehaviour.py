@@ -141,7 +141,9 @@ GOOD = {"loss": 1.0, "norm": 2.0}
         (GOOD | {"norm": 10**400}, "beyond what a float holds"),
         (GOOD | {"loss": math.nan}, "the objective is not a number"),
         (GOOD | {"loss": np.float64("nan")}, "the objective is not a number"),
-        (GOOD | {3: 1.0}, "differ in 3"),
+        (GOOD | {3: 1.0}, "a metric is called 3"),
+        (GOOD | {"total": 1.0}, "a metric is called 'total'"),
+        (GOOD | {"more": 1.0}, "differ in more"),
         ({"loss": 1.0}, "differ in norm"),
     ],
 )
@@ -156,7 +158,7 @@ def test_metric_names_that_tables_cannot_hold_are_refused(name: Any) -> None:
     class Odd(ToyQuadratic):
         metric_names = {**ToyQuadratic.metric_names, name: Metric("odd", "odd")}
 
-    with pytest.raises(PluginError, match="metric_names has"):
+    with pytest.raises(PluginError, match="a metric is called"):
         require_declared(Odd)
 
 
