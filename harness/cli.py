@@ -205,11 +205,12 @@ def check(
     options: Option = None,
     plugins: PluginFile = None,
     data_dir: DataDir = None,
+    limit: Annotated[float, typer.Option(help="seconds that a check may take")] = 300.0,
 ) -> None:
     """Does a plug-in do what it says? A verdict per check; exit code 1 where one fails."""
     from harness.commands import check_plugin
 
-    raise typer.Exit(check_plugin(name, options or [], plugins or [], data_dir))
+    raise typer.Exit(check_plugin(name, options or [], plugins or [], data_dir, limit))
 
 
 def main() -> None:

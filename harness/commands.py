@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import typer
 from rich.console import Console
 
+from harness.check.verdict import Verdict
+from harness.child import Child, Died, TooLong
 from harness.errors import HarnessError, nearest
 from harness.options import pairs, positive
 from harness.params import parameters
@@ -25,8 +26,9 @@ from harness.runner import Result
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, complete, find_space
 from harness.spec import NAME, StudySpec, read_spec
-from harness.study import Tally, sole_driver
-from harness.worker import Context, Pack, Worker, check_device
+from harness.study import DIED, Tally, sole_driver
+from harness.watched import working
+from harness.worker import Context, Pack, Worker, check_device, set_up
 
 
 def run_trial(context: Context, name: str, values: Sequence[str], space: Path | None, as_json: bool) -> int:
@@ -34,11 +36,15 @@ def run_trial(context: Context, name: str, values: Sequence[str], space: Path | 
     solver = plugins.solver(name)
     require_defined(solver, plugins.problem(context.problem))
     config = complete(_space_of(context.problem, name, solver, space), solver, pairs(values, name), name)
-    worker = Worker(context)
-    require_defined(solver, worker.problem)
-    for words in oversized(worker.problem, config):
-        sys.stderr.write(f"note: {name}: {words}\n")
-    (result,) = worker.run(Pack(name, (0,), (config,)))
+    with working(context) as worker:
+        problem = worker.problem if isinstance(worker, Worker) else set_up(plugins, context)
+        require_defined(solver, problem)
+        for words in oversized(problem, config):
+            sys.stderr.write(f"note: {name}: {words}\n")
+        try:
+            (result,) = worker.run(Pack(name, (0,), (config,)))
+        except Died:
+            raise HarnessError(f"the trial failed: {DIED}") from None
     fields = json.dumps(_summary(result))
     if as_json:
         typer.echo(fields)
@@ -173,16 +179,36 @@ def report_study(folder: Path, top: int, out: Path, write: Callable[[Record, Pat
     typer.echo(f"page: {page}")
 
 
-def check_plugin(name: str, options: Sequence[str], files: Sequence[Path], data_dir: Path | None) -> int:
-    """One verdict line per check as it is made; 1 where one fails."""
-    from harness.check import fresh_process, judged, plugin_checks
-
-    torch.set_num_threads(1)
-    failed = 0
-    with fresh_process() as elsewhere:
-        checks = plugin_checks(name, pairs(options, "--set"), files, data_dir, elsewhere)
-        for verdict in judged(checks):
+def check_plugin(
+    name: str, options: Sequence[str], files: Sequence[Path], data_dir: Path | None, limit: float
+) -> int:
+    """One verdict line per check as it is made; 1 where one fails. limit: seconds that a check may take. They
+    run in a process of their own, and one that ends or hangs it has failed."""
+    positive("--limit", limit)
+    for file in files:
+        if not file.is_file():
+            raise HarnessError(f"plug-in file {file} does not exist; check --plugin")
+    asked = (name, pairs(options, "--set"), [str(f.resolve()) for f in files], str(data_dir or ""))
+    child = Child("harness.check")
+    at, checks, failed = "import", [], 0
+    try:
+        child.send(json.dumps(asked))
+        child.receive()
+        begun = json.loads(child.receive(limit))
+        if "error" in begun:
+            raise HarnessError(begun["error"])
+        checks = begun["checks"]
+        for at in checks:  # noqa: B007 - said where this one gives no verdict
+            verdict = Verdict(**json.loads(child.receive(limit)))
             typer.echo(str(verdict))
             failed += not verdict.holds
+    except TooLong:
+        failed += 1
+        typer.echo(str(Verdict(at, False, f"no verdict within {limit:g} s; the checks end here")))
+    except Died:
+        failed += 1
+        typer.echo(str(Verdict(at, False, "the plug-in ended the process; the checks end here")))
+    finally:
+        child.end()
     typer.echo(f"{name}: {failed} of {len(checks)} checks fail" if failed else f"{name}: all checks hold")
     return 1 if failed else 0

@@ -6,18 +6,24 @@ import os
 
 import torch
 
+from harness.child import Died
 from harness.errors import HarnessError
-from harness.study import Executor, Study
-from harness.worker import Context, Worker
+from harness.study import DIED, Executor, Study
+from harness.watched import working
+from harness.worker import Context
 
 
 def inline(context: Context) -> Executor:
-    """One pack after another in this process: for tests, debuggers and machines without Ray."""
+    """One pack after another in this process, or in one beside it where trials have a time limit: for tests,
+    debuggers and machines without Ray."""
 
     def execute(study: Study) -> None:
-        worker = Worker(context)
-        while (pack := study.next_pack()) is not None:
-            study.record(pack, worker.run(pack))
+        with working(context) as worker:
+            while (pack := study.next_pack()) is not None:
+                try:
+                    study.record(pack, worker.run(pack))
+                except Died:
+                    study.died(pack, DIED)
 
     return execute
 

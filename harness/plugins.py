@@ -43,7 +43,7 @@ class Plugin:
             return self.loader()
         except HarnessError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a plug-in does on import, one line
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plug-in does on import, one line
             raise HarnessError(
                 f"{self.kind} {self.name!r} cannot be imported from {self.origin}: {last_line(error)}"
             ) from None
@@ -142,14 +142,17 @@ def _import_file(file: Path) -> ModuleType:
     name = f"harness_plugin_{file.stem}_{sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
+    from harness.surroundings import restored
+
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise _Unreadable("not a Python file (expected NAME.py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - listed with its error, breaks nothing else
+        with restored():
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - listed with its error, breaks nothing else
         del sys.modules[name]
         raise _Unreadable(last_line(error)) from None
     return module

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import tempfile
+from contextlib import ExitStack
 from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the driver, not only Tune
@@ -22,8 +23,9 @@ from ray.tune.search import Searcher
 from harness.errors import HarnessError
 from harness.plugins import last_line
 from harness.sizing import workers_per_device
-from harness.study import Executor, Study
-from harness.worker import Context, Pack, Worker, results_from_json, results_to_json
+from harness.study import DIED, Executor, Study
+from harness.watched import working
+from harness.worker import Context, Pack, results_from_json, results_to_json
 
 CONTEXT, PACK, RESULTS = "context", "pack", "results"
 
@@ -32,7 +34,8 @@ class PackTrainable(tune.Trainable):
     """An actor that sets the problem up once and then runs pack after pack."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.worker = Worker.from_json(config[CONTEXT])
+        self._open = ExitStack()
+        self.worker = self._open.enter_context(working(Context.from_json(config[CONTEXT])))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
@@ -41,6 +44,9 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         results = self.worker.run(Pack.from_json(self.config[PACK]))
         return {"done": True, RESULTS: results_to_json(results)}
+
+    def cleanup(self) -> None:
+        self._open.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a pack runs from the start or not at all."""
@@ -70,7 +76,7 @@ class StudySearcher(Searcher):
     ) -> None:
         pack = self.running.pop(trial_id)
         if error or not result or RESULTS not in result:
-            self._guard(self.study.died, pack, "the worker died (killed, or out of memory)")
+            self._guard(self.study.died, pack, DIED)
         else:
             self._guard(self.study.record, pack, results_from_json(result[RESULTS]))
 

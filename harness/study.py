@@ -47,6 +47,9 @@ ATTEMPTS = 3
 """Times a trial may take part in the death of a worker before it is recorded as failed."""
 
 
+DIED = "the worker died (killed, or out of memory)"
+
+
 @dataclass
 class Tally:
     """How far one solver has come; `samples` and `new` count this session only."""

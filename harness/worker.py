@@ -5,11 +5,8 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +74,11 @@ class Pack:
         return [dataclasses.replace(self, numbers=(n,), configs=(config,)) for n, config in pairs]
 
 
-class _TooLong(BaseException):
-    """Not an Exception: a plug-in that catches those must not swallow it."""
-
-
 class Worker:
     def __init__(self, context: Context) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
-        vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first; an alarm amid that would break it
+        vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first, which is no trial's time
         self.context = context
         self.device = torch.device(context.device)
         self.plugins = context.find_plugins()
@@ -100,17 +93,15 @@ class Worker:
         only the trial at fault is recorded as failed."""
         try:
             return self._attempt(pack)
-        except (Exception, SystemExit, _TooLong) as error:  # noqa: BLE001 - recorded as the trial's reason
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded as the trial's reason
             if len(pack.numbers) > 1:
                 return [result for single in pack.singles() for result in self.run(single)]
-            timeout = f"TimeoutError: ran longer than {self.context.trial_timeout:g} s"
-            reason = timeout if isinstance(error, _TooLong) else last_line(error)
-            return [failed(pack.configs[0], reason)]
+            return [failed(pack.configs[0], last_line(error))]
 
     def _attempt(self, pack: Pack) -> list[Result]:
         solver = self.plugins.solver(pack.solver)
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
-        with restored(), _time_limit(self.context.trial_timeout * len(configs)):
+        with restored():
             rules, dtype = self.context.rules, self.problem.dtype
             results = run_pack(self.problem, solver, configs, rules, self.device, dtype)
         return [checked(result, self.problem) for result in results]
@@ -168,25 +159,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TooLong after so many seconds; in another than the main thread there is no limit."""
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        raise _TooLong
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def results_to_json(results: Sequence[Result]) -> str:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from harness.check import judged, problem_checks
 from harness.door import checked, require_declared
 from harness.errors import PluginError
+from harness.plugins import Plugins
 from harness.problem import Metric
 from harness.record import load_record
 from harness.runner import Result
@@ -99,8 +101,6 @@ def test_what_a_plug_in_changes_of_the_process_is_put_back(
 def test_check_notices_what_a_plug_in_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    from harness.check.verdict import judged
-
     torch.set_num_threads(1)
     scope: dict[str, Any] = {}
     exec("import os, torch, numpy as np", scope)  # noqa: S102 - the lines above, as plug-ins have them
@@ -186,8 +186,9 @@ def test_run_status_and_check_agree_on_a_bad_result(
     assert "6 trials recorded, 6 failed" in capsys.readouterr().out
     assert harness(monkeypatch, ["status", str(tmp_path / "s")]) == 0
     assert capsys.readouterr().out.split("\n")[1].split() == ["toy_solver", "6/6", "0", "6", "–"]
-    assert harness(monkeypatch, ["check", "odd", "--plugin", str(tmp_path / "odd.py")]) == 1
-    assert "fails: evaluation" in capsys.readouterr().out
+    checks = problem_checks(Plugins([tmp_path / "odd.py"]).problem("odd"), None)
+    (verdict,) = judged({"evaluation": checks["evaluation"]})
+    assert not verdict.holds and ("not finite" in verdict.said or "must be a number" in verdict.said)
 
 
 def test_a_problem_that_cannot_be_set_up_is_one_line(
@@ -197,3 +198,73 @@ def test_a_problem_that_cannot_be_set_up_is_one_line(
     command = arguments(tmp_path / "s", "--plugin", str(tmp_path / "odd.py"))
     assert harness(monkeypatch, ["odd" if word == "toy_quadratic" else word for word in command]) == 2
     assert "problem 'odd' cannot be set up: ValueError: no luck" in capsys.readouterr().err
+
+
+# --- what hangs, and what ends the process
+
+STUBBORN = """    def step(self, oracle, state):
+        import signal, time
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:
+                pass"""
+LEAVES = "    def step(self, oracle, state): os._exit(0)"
+
+
+def test_a_time_limit_is_kept_whatever_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: list[float]
+) -> None:
+    words = both(tmp_path, STUBBORN)
+    assert harness(monkeypatch, [*words, "--trial-timeout", "3", "--trials", "1"]) == 0
+    trials = load_record(tmp_path / "s").trials.set_index("solver")
+    assert trials.loc["bad", "reason"] == "TimeoutError: ran longer than 3 s"
+    assert trials.loc["toy_solver", "objective"] == good[0]
+
+
+@pytest.mark.slow
+def test_a_trial_that_leaves_its_process_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: list[float]
+) -> None:
+    words = both(tmp_path, LEAVES)
+    assert harness(monkeypatch, [*words, "--trial-timeout", "60", "--trials", "1"]) == 0
+    trials = load_record(tmp_path / "s").trials.set_index("solver")
+    assert "the worker died" in trials.loc["bad", "reason"]
+    assert trials.loc["toy_solver", "objective"] == good[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "said"),
+    [
+        (BAD.format(body=LEAVES), "60", "the plug-in ended the process"),
+        (BAD.format(body=STUBBORN), "4", "no verdict within 4 s"),
+        ("import os; os._exit(0)", "60", "fails: import: the plug-in ended the process"),
+    ],
+    ids=["leaves", "hangs", "leaves on import"],
+)
+def test_check_always_gives_a_verdict(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    limit: str,
+    said: str,
+) -> None:
+    (tmp_path / "bad.py").write_text(text)
+    words = ["check", "bad", "--plugin", str(tmp_path / "bad.py"), "--limit", limit]
+    assert harness(monkeypatch, words) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_a_plug_in_that_exits_on_import_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.py").write_text("import sys; sys.exit(0)")
+    assert (
+        harness(
+            monkeypatch, ["trial", "quadratic", "bad", "--budget", "1", "--plugin", str(tmp_path / "bad.py")]
+        )
+        == 2
+    )
+    assert "SystemExit: 0" in capsys.readouterr().err
