@@ -1,5 +1,6 @@
 """The command line. It declares options only; what is heavy is imported by the command that needs it."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -215,6 +216,8 @@ def check(
 
 def main() -> None:
     """Errors of the user end in one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where a terminal lacks a letter
     try:
         code = app(standalone_mode=False)
     except HarnessError as error:

@@ -28,6 +28,16 @@ def inline(context: Context) -> Executor:
     return execute
 
 
+def on_ray(context: Context, workers: int, address: str | None) -> Executor:
+    """Packs on a Ray started here, or on the cluster at `address`. One started here listens to this machine
+    only; Ray reads that from the environment when it is imported."""
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from harness import ray_executor
+
+    return ray_executor.on_ray(context, workers, address)
+
+
 def default_workers(device: str, address: str | None) -> int:
     """As many as there are GPUs, or CPUs."""
     if address is not None:

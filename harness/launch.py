@@ -18,9 +18,10 @@ import typer
 
 from harness.door import require_declared
 from harness.draws import SAMPLERS, grid_size, sampler
-from harness.errors import HarnessError
-from harness.executors import default_workers, inline
-from harness.options import not_negative, one_of, positive
+from harness.errors import HarnessError, nearest
+from harness.executors import default_workers, inline, on_ray
+from harness.interrupt import as_interrupts
+from harness.options import one_of, positive, valid_seed
 from harness.params import parameters
 from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
@@ -59,7 +60,7 @@ class Search:
         positive("--trials", self.trials)
         one_of("--sampler", self.sampler, SAMPLERS)
         if self.seed is not None:
-            not_negative("--search-seed", self.seed)
+            valid_seed("--search-seed", self.seed)
         if self.published and self.sampler not in ("random", "sobol"):
             raise HarnessError(f"--published goes with the samplers random and sobol, not {self.sampler}")
 
@@ -90,8 +91,6 @@ class Execution:
     def executor_of(self, context: Context) -> Executor:
         if self.executor == "inline":
             return inline(context)
-        from harness.ray_executor import on_ray
-
         return on_ray(context, self.workers_on(context.device), self.address)
 
 
@@ -107,7 +106,10 @@ def run_study(
     plugins = context.find_plugins()
     workers = execution.workers_on(context.device)
     space_file = find_space(context.problem, search.space)
-    solvers = {name: plugins.solver(name) for name in _names(search.solvers, space_file, plugins)}
+    solvers = {
+        name: plugins.solver(name)
+        for name in _names(search.solvers, space_file, plugins, search.space is not None)
+    }
     require_declared(plugins.problem(context.problem))
     for solver in solvers.values():
         require_defined(solver, plugins.problem(context.problem))
@@ -131,6 +133,7 @@ def run_study(
     with locked(out, spec, again) as whole:
         study = Study(out, whole, problem, solvers, packing)
         if not study.finished():
+            as_interrupts()
             try:
                 with shown(study):
                     execution.executor_of(context)(study)
@@ -149,9 +152,13 @@ def _count(study: Study) -> str:
     return f"{total} trials recorded, {lost} failed"
 
 
-def _names(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
+def _names(text: str, space: SpaceFile, plugins: Plugins, given: bool) -> list[str]:
     if not text:
-        return [name for name in space.solvers() if name in plugins.names("solver")]
+        known = plugins.names("solver")
+        for name in space.solvers():
+            if search.space is not None and name not in known:
+                raise HarnessError(f"{space.path} has a table [{name}] of no solver; {nearest(name, known)}")
+        return [name for name in space.solvers() if name in known]
     names = [name.strip() for name in text.split(",") if name.strip()]
     if len(set(names)) < len(names) or not names:
         raise HarnessError(f"--solvers must be different names with commas between, but got {text!r}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ Results = dict[tuple[str, int], dict[str, Any]]
 
 def write_journal(folder: Path, spec: StudySpec, trials: Mapping[str, Sequence[FrozenTrial]]) -> None:
     """Put a journal of these trials, by solver in order of their numbers, in the place of the folder's."""
+    for left in folder.glob(".journal-*"):  # by a crash
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".journal-", dir=folder) as scratch:
         storage = open_storage(Path(scratch))
         for solver in trials:

@@ -202,6 +202,11 @@ class Study:
         self.in_flight -= 1
         self._queue.extend(replace(single, attempt=pack.attempt + 1) for single in pack.singles())
 
+    def give_back(self, pack: Pack) -> None:
+        """A pack that was not begun."""
+        self.in_flight -= 1
+        self._queue.appendleft(pack)
+
     def finished(self) -> bool:
         return all(tally.told >= tally.trials for tally in self.tallies.values())
 

@@ -15,7 +15,7 @@ from torch.func import grad, vmap
 
 from harness.door import checked, require_declared
 from harness.errors import HarnessError, PluginError
-from harness.options import not_negative, one_of, pairs
+from harness.options import not_negative, one_of, pairs, valid_seed
 from harness.params import check_values
 from harness.plugins import Plugins, last_line
 from harness.problem import Problem
@@ -123,7 +123,7 @@ def make_context(
         problem=problem,
         options=check_values(plugin, pairs(options, "--set"), "--set"),
         data_dir=str(data_dir.resolve()) if data_dir else None,
-        data_seed=rules.seed if data_seed is None else not_negative("--data-seed", data_seed),
+        data_seed=rules.seed if data_seed is None else valid_seed("--data-seed", data_seed),
         device=check_device(one_of("--device", device, ("cpu", "cuda", "auto"))),
         plugins=[str(path.resolve()) for path in plugins],
         rules=rules,
