@@ -1,5 +1,6 @@
 """The command line. It declares options only; what is heavy is imported by the command that needs it."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -79,19 +80,26 @@ def run(
     trial_timeout: Timeout = 0.0,
     curves: Curves = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+    retry: Annotated[str, typer.Option(metavar="failed", help="run trials again that failed")] = "",
+    redo: Annotated[
+        str, typer.Option(metavar="SOLVERS", help="run all trials of these again, e.g. after a change")
+    ] = "",
 ) -> None:
     """Run a study, or resume it: one problem, some solvers, the same budget for every trial."""
     from harness.launch import Execution, Search, run_study
-    from harness.options import prices
+    from harness.options import one_of, prices
     from harness.rules import Rules
     from harness.worker import make_context
 
+    if retry:
+        one_of("--retry", retry, ("failed",))
     rules = Rules(budget, prices(price or []), seed, divergence, system_failure, curves)
     context = make_context(
         problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
     )
     search = Search(trials, solvers, space, sampler, search_seed, published)
-    raise typer.Exit(run_study(context, search, Execution(executor, workers, address, pack), out, dry_run))
+    execution = Execution(executor, workers, address, pack)
+    raise typer.Exit(run_study(context, search, execution, out, dry_run, bool(retry), redo))
 
 
 @app.command(context_settings={"ignore_unknown_options": False})
@@ -136,13 +144,23 @@ def replay(
     tolerance: Annotated[
         float, typer.Option(help="relative difference of metrics that counts as equal")
     ] = 1e-3,
+    plugins: PluginFile = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
 ) -> None:
-    """Run a recorded trial again, alone, and compare; exit code 1 where it differs."""
+    """Run a recorded trial again, alone, and compare; exit code 1 where it differs. No plug-in file runs that
+    is not named here."""
     from harness.commands import replay_trial
 
-    raise typer.Exit(replay_trial(folder, trial, tolerance, data_dir, device))
+    raise typer.Exit(replay_trial(folder, trial, tolerance, plugins or [], data_dir, device))
+
+
+@app.command()
+def repair(folder: Folder) -> None:
+    """Write a damaged record anew from what verifies; the run command makes the rest again."""
+    from harness.commands import repair_study
+
+    repair_study(folder)
 
 
 @app.command()
@@ -209,15 +227,18 @@ def check(
     options: Option = None,
     plugins: PluginFile = None,
     data_dir: DataDir = None,
+    limit: Annotated[float, typer.Option(help="seconds that a check may take")] = 300.0,
 ) -> None:
     """Does a plug-in do what it says? A verdict per check; exit code 1 where one fails."""
     from harness.commands import check_plugin
 
-    raise typer.Exit(check_plugin(name, options or [], plugins or [], data_dir))
+    raise typer.Exit(check_plugin(name, options or [], plugins or [], data_dir, limit))
 
 
 def main() -> None:
     """Errors of the user end in one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where a terminal lacks a letter
     try:
         code = app(standalone_mode=False)
     except HarnessError as error:

@@ -10,21 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import typer
 from rich.console import Console
 
+from harness.check.verdict import Verdict
+from harness.child import Child, Died, TooLong
 from harness.errors import HarnessError, nearest
 from harness.options import pairs, positive
 from harness.params import parameters
+from harness.plugins import Plugins, kept_source, require_source
 from harness.progress import tally_table
-from harness.record import Record, load_record, read_trials, result_of, told
+from harness.record import JOURNAL, Record, load_record, read_trials, result_of, told
+from harness.repair import repair
 from harness.runner import Result
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, complete, find_space
-from harness.spec import StudySpec, read_spec
-from harness.study import Tally
-from harness.worker import Context, Pack, Worker, check_device
+from harness.spec import NAME, StudySpec, read_spec
+from harness.study import DIED, Tally, sole_driver
+from harness.watched import working
+from harness.worker import Context, Pack, Worker, check_device, set_up
 
 
 def run_trial(context: Context, name: str, values: Sequence[str], space: Path | None, as_json: bool) -> int:
@@ -32,11 +36,15 @@ def run_trial(context: Context, name: str, values: Sequence[str], space: Path | 
     solver = plugins.solver(name)
     require_defined(solver, plugins.problem(context.problem))
     config = complete(_space_of(context.problem, name, solver, space), solver, pairs(values, name), name)
-    worker = Worker(context)
-    require_defined(solver, worker.problem)
-    for words in oversized(worker.problem, config):
-        sys.stderr.write(f"note: {name}: {words}\n")
-    (result,) = worker.run(Pack(name, (0,), (config,)))
+    with working(context) as worker:
+        problem = worker.problem if isinstance(worker, Worker) else set_up(plugins, context)
+        require_defined(solver, problem)
+        for words in oversized(problem, config):
+            sys.stderr.write(f"note: {name}: {words}\n")
+        try:
+            (result,) = worker.run(Pack(name, (0,), (config,)))
+        except Died:
+            raise HarnessError(f"the trial failed: {DIED}") from None
     fields = json.dumps(_summary(result))
     if as_json:
         typer.echo(fields)
@@ -70,26 +78,50 @@ def _summary(result: Result) -> dict[str, Any]:
     return fields
 
 
-def replay_trial(folder: Path, trial: str, tolerance: float, data_dir: Path | None, device: str) -> int:
+def replay_trial(
+    folder: Path, trial: str, tolerance: float, files: Sequence[Path], data_dir: Path | None, device: str
+) -> int:
+    """files: the plug-in files that may run; what a study's folder names or holds does not by itself."""
     spec = read_spec(folder)
     recorded = _find(folder, spec, trial)
     if recorded.state == "failed":
         raise HarnessError(f"trial {trial} failed ({recorded.reason}); there is nothing to compare")
+    solver = trial.split("/")[0]
+    _require_sources(folder, spec, solver, files)
     context = Context(
         problem=spec.problem,
         options=spec.options,
         data_dir=str(data_dir.resolve()) if data_dir else None,
         data_seed=spec.data_seed,
         device=check_device(device),
-        plugins=list(spec.plugins),
+        plugins=[str(file.resolve()) for file in files],
         rules=spec.rules,
     )
-    (again,) = Worker(context).run(Pack(trial.split("/")[0], (0,), (recorded.config,)))
+    (again,) = Worker(context).run(Pack(solver, (0,), (recorded.config,)))
     found = _compare(recorded, again, positive("--tolerance", tolerance))
     for line in found:
         typer.echo(line)
     typer.echo(f"{trial}: {'differs' if found else f'the same, to a relative {tolerance:g}'}")
     return 1 if found else 0
+
+
+def _require_sources(folder: Path, spec: StudySpec, solver: str, files: Sequence[Path]) -> None:
+    """Raises HarnessError where the problem or the solver is not the one that was recorded."""
+    plugins = Plugins(files)
+    for kind, name, source in (
+        ("problem", spec.problem, spec.source),
+        ("solver", solver, spec.solvers[solver].source),
+    ):
+        marks = [source] if spec.traced() else ["", *spec.plugins.values()]
+        if name in plugins.names(kind):
+            require_source(plugins.get(kind, name), files, marks, folder)
+            continue
+        copies = [copy for mark in marks if (copy := kept_source(folder, mark))] or spec.plugins
+        named = " or ".join(f"--plugin {copy}" for copy in copies)
+        raise HarnessError(
+            f"{kind} {name!r} is of a plug-in file, and none runs that is not named: look at it, then give "
+            f"{named or '--plugin FILE'}"
+        )
 
 
 def _find(folder: Path, spec: StudySpec, trial: str) -> Result:
@@ -116,7 +148,15 @@ def _compare(old: Result, new: Result, tolerance: float) -> list[str]:
     return found
 
 
-# --- status and report
+# --- status, repair and report
+
+
+def repair_study(folder: Path) -> None:
+    if not (folder / NAME).exists() and not (folder / JOURNAL).exists():
+        raise HarnessError(f"{folder} is not a study; check the path")
+    with sole_driver(folder):
+        for line in repair(folder):
+            typer.echo(line)
 
 
 def show_status(folder: Path) -> None:
@@ -139,16 +179,36 @@ def report_study(folder: Path, top: int, out: Path, write: Callable[[Record, Pat
     typer.echo(f"page: {page}")
 
 
-def check_plugin(name: str, options: Sequence[str], files: Sequence[Path], data_dir: Path | None) -> int:
-    """One verdict line per check as it is made; 1 where one fails."""
-    from harness.check import fresh_process, judged, plugin_checks
-
-    torch.set_num_threads(1)
-    failed = 0
-    with fresh_process() as elsewhere:
-        checks = plugin_checks(name, pairs(options, "--set"), files, data_dir, elsewhere)
-        for verdict in judged(checks):
+def check_plugin(
+    name: str, options: Sequence[str], files: Sequence[Path], data_dir: Path | None, limit: float
+) -> int:
+    """One verdict line per check as it is made; 1 where one fails. limit: seconds that a check may take. They
+    run in a process of their own, and one that ends or hangs it has failed."""
+    positive("--limit", limit)
+    for file in files:
+        if not file.is_file():
+            raise HarnessError(f"plug-in file {file} does not exist; check --plugin")
+    asked = (name, pairs(options, "--set"), [str(f.resolve()) for f in files], str(data_dir or ""))
+    child = Child("harness.check")
+    at, checks, failed = "import", [], 0
+    try:
+        child.send(json.dumps(asked))
+        child.receive()
+        begun = json.loads(child.receive(limit))
+        if "error" in begun:
+            raise HarnessError(begun["error"])
+        checks = begun["checks"]
+        for at in checks:  # noqa: B007 - said where this one gives no verdict
+            verdict = Verdict(**json.loads(child.receive(limit)))
             typer.echo(str(verdict))
             failed += not verdict.holds
+    except TooLong:
+        failed += 1
+        typer.echo(str(Verdict(at, False, f"no verdict within {limit:g} s; the checks end here")))
+    except Died:
+        failed += 1
+        typer.echo(str(Verdict(at, False, "the plug-in ended the process; the checks end here")))
+    finally:
+        child.end()
     typer.echo(f"{name}: {failed} of {len(checks)} checks fail" if failed else f"{name}: all checks hold")
     return 1 if failed else 0

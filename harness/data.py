@@ -58,12 +58,15 @@ def _read_packed(data_dir: Path | None, folder: str, archive: str, url: str, sha
     root = data_folder(data_dir)
     if root:
         return _checked(_find(root, folder, archive), sha256)
-    path = _download(folder, archive, url)
-    try:
-        return _checked(path, sha256)
-    except HarnessError:
-        path.unlink(missing_ok=True)
-        raise
+    for attempt in (1, 2):  # what lies in the cache may be damaged: once more
+        path = _download(folder, archive, url)
+        try:
+            return _checked(path, sha256)
+        except HarnessError:
+            path.unlink(missing_ok=True)
+            if attempt == 2:
+                raise
+    raise AssertionError
 
 
 def _checked(path: Path, sha256: str) -> bytes:

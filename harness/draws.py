@@ -8,7 +8,6 @@ has been told and so depends on the order in which trials end.
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -96,11 +95,15 @@ class SobolDraws(_Placed):
 
 class GridDraws(_Placed):
     def __init__(self, space: Space) -> None:
-        axes = [entry["choices"] for entry in space.searched().values()]
-        self.points = [dict(zip(space.searched(), p, strict=True)) for p in itertools.product(*axes)]
+        self.axes = {name: entry["choices"] for name, entry in space.searched().items()}
 
     def value(self, number: int, name: str, distribution: BaseDistribution) -> Any:
-        return self.points[number][name]
+        """The last parameter varies fastest."""
+        for axis in reversed(self.axes):
+            number, place = divmod(number, len(self.axes[axis]))
+            if axis == name:
+                return self.axes[name][place]
+        raise KeyError(name)
 
 
 def grid_size(space: Space) -> int:

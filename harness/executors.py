@@ -6,20 +6,36 @@ import os
 
 import torch
 
+from harness.child import Died
 from harness.errors import HarnessError
-from harness.study import Executor, Study
-from harness.worker import Context, Worker
+from harness.study import DIED, Executor, Study
+from harness.watched import working
+from harness.worker import Context
 
 
 def inline(context: Context) -> Executor:
-    """One pack after another in this process: for tests, debuggers and machines without Ray."""
+    """One pack after another in this process, or in one beside it where trials have a time limit: for tests,
+    debuggers and machines without Ray."""
 
     def execute(study: Study) -> None:
-        worker = Worker(context)
-        while (pack := study.next_pack()) is not None:
-            study.record(pack, worker.run(pack))
+        with working(context) as worker:
+            while (pack := study.next_pack()) is not None:
+                try:
+                    study.record(pack, worker.run(pack))
+                except Died:
+                    study.died(pack, DIED)
 
     return execute
+
+
+def on_ray(context: Context, workers: int, address: str | None) -> Executor:
+    """Packs on a Ray started here, or on the cluster at `address`. One started here listens to this machine
+    only; Ray reads that from the environment when it is imported."""
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from harness import ray_executor
+
+    return ray_executor.on_ray(context, workers, address)
 
 
 def default_workers(device: str, address: str | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,14 +16,17 @@ import optuna
 import torch
 import typer
 
+from harness.door import require_declared
 from harness.draws import SAMPLERS, grid_size, sampler
-from harness.errors import HarnessError
-from harness.executors import default_workers, inline
-from harness.options import not_negative, one_of, positive
+from harness.errors import HarnessError, nearest
+from harness.executors import default_workers, inline, on_ray
+from harness.interrupt import as_interrupts
+from harness.options import one_of, positive, valid_seed
 from harness.params import parameters
 from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
 from harness.progress import shown
+from harness.repair import Again
 from harness.rules import Rules
 from harness.runner import first_cost, run_pack
 from harness.sizing import Packing, auto_packing, pack_bytes
@@ -57,7 +60,7 @@ class Search:
         positive("--trials", self.trials)
         one_of("--sampler", self.sampler, SAMPLERS)
         if self.seed is not None:
-            not_negative("--search-seed", self.seed)
+            valid_seed("--search-seed", self.seed)
         if self.published and self.sampler not in ("random", "sobol"):
             raise HarnessError(f"--published goes with the samplers random and sobol, not {self.sampler}")
 
@@ -88,16 +91,26 @@ class Execution:
     def executor_of(self, context: Context) -> Executor:
         if self.executor == "inline":
             return inline(context)
-        from harness.ray_executor import on_ray
-
         return on_ray(context, self.workers_on(context.device), self.address)
 
 
-def run_study(context: Context, search: Search, execution: Execution, out: Path, dry_run: bool) -> int:
+def run_study(
+    context: Context,
+    search: Search,
+    execution: Execution,
+    out: Path,
+    dry_run: bool,
+    retry: bool = False,
+    redo: str = "",
+) -> int:
     plugins = context.find_plugins()
     workers = execution.workers_on(context.device)
     space_file = find_space(context.problem, search.space)
-    solvers = {name: plugins.solver(name) for name in _names(search.solvers, space_file, plugins)}
+    solvers = {
+        name: plugins.solver(name)
+        for name in _names(search.solvers, space_file, plugins, search.space is not None)
+    }
+    require_declared(plugins.problem(context.problem))
     for solver in solvers.values():
         require_defined(solver, plugins.problem(context.problem))
     spec = make_spec(context, search, plugins.problem(context.problem), solvers, space_file)
@@ -116,9 +129,11 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
     if dry_run:
         _plan(spec, problem, solvers, packing, workers, context.device)
         return 0
-    with locked(out, spec) as whole:
+    again = Again(list(solvers), retry, _redone(redo, solvers))
+    with locked(out, spec, again) as whole:
         study = Study(out, whole, problem, solvers, packing)
         if not study.finished():
+            as_interrupts()
             try:
                 with shown(study):
                     execution.executor_of(context)(study)
@@ -137,12 +152,23 @@ def _count(study: Study) -> str:
     return f"{total} trials recorded, {lost} failed"
 
 
-def _names(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
+def _names(text: str, space: SpaceFile, plugins: Plugins, given: bool) -> list[str]:
     if not text:
-        return [name for name in space.solvers() if name in plugins.names("solver")]
+        known = plugins.names("solver")
+        for name in space.solvers():
+            if search.space is not None and name not in known:
+                raise HarnessError(f"{space.path} has a table [{name}] of no solver; {nearest(name, known)}")
+        return [name for name in space.solvers() if name in known]
     names = [name.strip() for name in text.split(",") if name.strip()]
     if len(set(names)) < len(names) or not names:
         raise HarnessError(f"--solvers must be different names with commas between, but got {text!r}")
+    return names
+
+
+def _redone(text: str, solvers: Iterable[str]) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        one_of("--redo", name, list(solvers))
     return names
 
 
@@ -154,6 +180,8 @@ def make_spec(
     space_file: SpaceFile,
 ) -> StudySpec:
     spaces = {name: space_file.space(name, plugin) for name, plugin in solvers.items()}
+    plugins, marks = context.find_plugins(), fingerprint([Path(file) for file in context.plugins])
+    sources = {name: marks.get(plugins.get("solver", name).origin, "") for name in solvers}
     spec = StudySpec(
         problem=context.problem,
         options=context.options,
@@ -165,8 +193,9 @@ def make_spec(
         metrics={name: asdict(metric) for name, metric in problem.metric_names.items()},
         objective=problem.objective,
         headline=problem.headline,
-        solvers={name: _solver_spec(plugin, spaces[name], search) for name, plugin in solvers.items()},
-        plugins=fingerprint([Path(file) for file in context.plugins]),
+        solvers={n: _solver_spec(plugin, spaces[n], search, sources[n]) for n, plugin in solvers.items()},
+        plugins=marks,
+        source=marks.get(plugins.get("problem", context.problem).origin, ""),
         versions=_versions(context.device),
     )
     if spec.sampler == "grid":
@@ -178,7 +207,7 @@ def make_spec(
     return spec
 
 
-def _solver_spec(plugin: type[Solver[Any]], space: Space, search: Search) -> SolverSpec:
+def _solver_spec(plugin: type[Solver[Any]], space: Space, search: Search, source: str) -> SolverSpec:
     known = {n: {"symbol": p.symbol, "meaning": p.meaning} for n, p in parameters(plugin).items()}
     return SolverSpec(
         label=plugin.label,
@@ -187,6 +216,7 @@ def _solver_spec(plugin: type[Solver[Any]], space: Space, search: Search) -> Sol
         space=space.entries,
         published=space.published if search.published else {},
         since=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=source,
     )
 
 

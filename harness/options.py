@@ -48,6 +48,13 @@ def not_negative(name: str, value: T) -> T:
     return value
 
 
+def valid_seed(name: str, value: int) -> int:
+    """Every library that is given one takes seeds below 2^32."""
+    if not 0 <= value < 2**32:
+        raise HarnessError(f"{name} must be an integer from 0 to {2**32 - 1}, but got {str(value)[:40]}")
+    return value
+
+
 def one_of(name: str, value: str, valid: Sequence[str]) -> str:
     if value not in valid:
         raise HarnessError(f"{name}: unknown value {value!r}; {nearest(value, valid)}")

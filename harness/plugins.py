@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.solver import Solver
 
 PLUGIN_KINDS = ("problem", "solver")
+SOURCES = "plugins"
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,16 @@ class Plugin:
             return self.loader()
         except HarnessError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a plug-in does on import, one line
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plug-in does on import, one line
             raise HarnessError(
                 f"{self.kind} {self.name!r} cannot be imported from {self.origin}: {last_line(error)}"
             ) from None
 
 
 def last_line(error: BaseException) -> str:
-    """Type and message of an error in one line."""
-    return re.sub(r"\s+", " ", "".join(traceback.format_exception_only(error)).strip())
+    """Type and message of an error in one line of at most 500 characters that any file can hold."""
+    text = "".join(traceback.format_exception_only(error)).encode("utf-8", "replace").decode()
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()[:500]
 
 
 class Plugins:
@@ -140,14 +142,17 @@ def _import_file(file: Path) -> ModuleType:
     name = f"harness_plugin_{file.stem}_{sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
+    from harness.surroundings import restored
+
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise _Unreadable("not a Python file (expected NAME.py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - listed with its error, breaks nothing else
+        with restored():
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - listed with its error, breaks nothing else
         del sys.modules[name]
         raise _Unreadable(last_line(error)) from None
     return module
@@ -160,6 +165,34 @@ def snake_case(name: str) -> str:
 
 def fingerprint(files: Sequence[Path]) -> dict[str, str]:
     """Plug-in files with the start of the SHA-256 of their content, for the study's specification."""
-    return {
-        str(path.resolve()): sha256(path.read_bytes()).hexdigest()[:16] for path in files if path.is_file()
-    }
+    return {str(path.resolve()): _mark(path.read_bytes()) for path in files if path.is_file()}
+
+
+def _mark(content: bytes) -> str:
+    return sha256(content).hexdigest()[:16]
+
+
+def kept_source(folder: Path, mark: str) -> Path | None:
+    """A study's copy of the plug-in file with this fingerprint; it is never run unless it is named."""
+    return next((folder / SOURCES).glob(f"*_{mark}.py"), None)
+
+
+def keep_sources(folder: Path, plugins: Mapping[str, str]) -> None:
+    """Copy plug-in files into a study's folder."""
+    for file, mark in plugins.items():
+        copy = folder / SOURCES / f"{Path(file).stem}_{mark}.py"
+        if not copy.exists() or _mark(copy.read_bytes()) != mark:
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(Path(file).read_bytes())
+
+
+def require_source(plugin: Plugin, files: Sequence[Path], marks: Collection[str], folder: Path) -> None:
+    """Raises HarnessError where a plug-in's file has none of these fingerprints ("": it is installed)."""
+    found = fingerprint(files).get(plugin.origin, "")
+    if found not in marks:
+        copies = [str(copy) for mark in marks if (copy := kept_source(folder, mark))]
+        hint = f"look at its copy and give it as --plugin {' or '.join(copies)}" if copies else "restore it"
+        raise HarnessError(
+            f"{plugin.kind} {plugin.name!r} of {plugin.origin} is not the one of {folder} (its fingerprint "
+            f"is {found or 'none'} instead of {' or '.join(marks)}); {hint}"
+        )

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
+import sys
 import tempfile
+import threading
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the driver, not only Tune
@@ -20,27 +25,43 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from harness.errors import HarnessError
+from harness.interrupt import as_interrupts
 from harness.plugins import last_line
 from harness.sizing import workers_per_device
-from harness.study import Executor, Study
-from harness.worker import Context, Pack, Worker, results_from_json, results_to_json
+from harness.study import DIED, Executor, Study
+from harness.watched import working
+from harness.worker import Context, Pack, results_from_json, results_to_json
 
-CONTEXT, PACK, RESULTS = "context", "pack", "results"
+CONTEXT, PACK, RESULTS, BROKEN = "context", "pack", "results", "broken"
+SCRATCH = "harness-ray-"
+WATCH = 5.0
+"""Seconds between two looks at the processes of Ray."""
 
 
 class PackTrainable(tune.Trainable):
     """An actor that sets the problem up once and then runs pack after pack."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.worker = Worker.from_json(config[CONTEXT])
+        self._open = ExitStack()
+        self._broken = ""
+        try:
+            self.worker = self._open.enter_context(working(Context.from_json(config[CONTEXT])))
+        except Exception as error:  # noqa: BLE001 - no trial's failure: the driver says it
+            cause = str(error) if isinstance(error, HarnessError | OSError) else last_line(error)
+            self._broken = f"the worker on {socket.gethostname()} cannot be set up: {cause}"
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
         return True
 
     def step(self) -> dict[str, Any]:
+        if self._broken:
+            return {"done": True, BROKEN: self._broken}
         results = self.worker.run(Pack.from_json(self.config[PACK]))
         return {"done": True, RESULTS: results_to_json(results)}
+
+    def cleanup(self) -> None:
+        self._open.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a pack runs from the start or not at all."""
@@ -69,8 +90,11 @@ class StudySearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         pack = self.running.pop(trial_id)
-        if error or not result or RESULTS not in result:
-            self._guard(self.study.died, pack, "the worker died (killed, or out of memory)")
+        if result and result.get(BROKEN):
+            self.error = self.error or HarnessError(f"{result[BROKEN]}; mend it, the same command goes on")
+            self.study.give_back(pack)
+        elif error or not result or RESULTS not in result:
+            self._guard(self.study.died, pack, DIED)
         else:
             self._guard(self.study.record, pack, results_from_json(result[RESULTS]))
 
@@ -101,20 +125,75 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
 
     def execute(study: Study) -> None:
         _start(workers, address)
+        as_interrupts()
         _quiet()
+        _clean()
+        ended = _watchdog() if address is None else threading.Event()
         searcher = StudySearcher(study, context.to_json())
         try:
-            with tempfile.TemporaryDirectory(prefix="harness-ray-") as scratch:
+            with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch:
                 _tuner(searcher, context.device, workers, scratch).fit()
         except Exception as error:  # noqa: BLE001 - Tune wraps what it meets in its own types
             stopped = HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
             raise (searcher.error or stopped) from None
         finally:
+            ended.set()
             ray.shutdown()
         if searcher.error:
             raise searcher.error
 
     return execute
+
+
+def _watchdog() -> threading.Event:
+    """End the driver with a line where a process of the Ray that it started has died: Ray itself would wait
+    for ever. Set the event before Ray is shut down."""
+    ended, watched = threading.Event(), _processes()
+
+    def watch() -> None:
+        while not ended.wait(WATCH):
+            if not watched <= _processes() and not ended.is_set():
+                sys.stderr.write(
+                    "error: a process of Ray has died; what is recorded is safe, the same command goes on from "
+                    "there\n"
+                )
+                sys.stderr.flush()
+                os._exit(2)  # the main thread may wait inside Ray, where no exception arrives
+
+    threading.Thread(target=watch, daemon=True).start()
+    return ended
+
+
+def _processes() -> set[int]:
+    """The living servers of Ray that this process has started; none are found but on Linux."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = file.read_text("utf-8", "replace").partition("(")[2].rpartition(")")
+        except OSError:  # it has ended
+            continue
+        state, parent = rest.split()[:2]
+        if name in ("raylet", "gcs_server") and state != "Z" and int(parent) == os.getpid():
+            found.add(int(file.parent.name))
+    return found
+
+
+def _clean() -> None:
+    """Remove the scratch folders of drivers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
+        driver = folder.name.removeprefix(SCRATCH).split("-")[0]
+        if driver.isdecimal() and not _runs(int(driver)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _reachable(address: str) -> None:

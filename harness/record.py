@@ -2,13 +2,13 @@
 
 A trial's parameters, state and objective are Optuna's; everything else of its result is one user attribute.
 The driver is the only writer, guarded by the study's own lock, so the journal needs none of its own: a lock
-file would stay behind after kill -9.
+file would stay behind after kill -9. A result names its trial, each Optuna study holds the specification, and
+each line is sealed (`harness.journal`): what is damaged is refused, and never read as something else.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import warnings
 from pathlib import Path
@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import HarnessError
+from harness.journal import Journal, damaged
 from harness.runner import Result
-from harness.spec import StudySpec, read_spec
+from harness.spec import NAME, StudySpec, contradictions, read_spec, with_sources
 
 if TYPE_CHECKING:
     import pandas as pd
 
 JOURNAL = "journal.log"
 RESULT = "result"
+TRIAL = "trial"
+EARLIER = "earlier"
+SPEC = "specification"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -40,53 +43,17 @@ class Record:
     curves: pd.DataFrame
 
 
-class _NoLock(JournalFileOpenLock):
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def check_journal(path: Path) -> int:
-    """Bytes up to the last whole line. Raises HarnessError where a line before it is damaged."""
-    whole = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
-            try:
-                entry = json.loads(line)
-                if not {"op_code", "worker_id"} <= set(entry):
-                    raise ValueError
-            except (ValueError, TypeError):
-                raise HarnessError(
-                    f"{path}, line {number} is damaged (expected a JSON object of Optuna's journal); restore "
-                    "the file from a copy, or delete this line and the trials it belongs to run again"
-                ) from None
-    return whole
-
-
-def mend_journal(path: Path) -> None:
-    """Cut off a last line that was torn by a crash or a full disk; only the driver does this."""
-    if path.exists():
-        whole = check_journal(path)
-        if whole < path.stat().st_size:
-            with path.open("r+b") as file:
-                file.truncate(whole)
-
-
 def open_storage(folder: Path) -> JournalStorage:
+    """Raises HarnessError where the journal is damaged."""
     path = folder / JOURNAL
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock(str(path))))
-    except (KeyError, ValueError, TypeError, AssertionError) as error:
-        raise HarnessError(
-            f"{path} is damaged ({type(error).__name__}: {error}); restore it from a copy"
-        ) from None
+            return JournalStorage(Journal(path))
+    except (HarnessError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever Optuna makes of a damaged line without a seal
+        raise damaged(path, f"its lines contradict each other ({type(error).__name__}: {error})") from None
 
 
 def study_name(spec: StudySpec, solver: str) -> str:
@@ -94,35 +61,78 @@ def study_name(spec: StudySpec, solver: str) -> str:
 
 
 def read_trials(folder: Path, spec: StudySpec) -> dict[str, list[FrozenTrial]]:
-    """Every trial of the journal by solver, told or not; reads while a driver writes."""
-    path = folder / JOURNAL
-    if not path.exists():
+    """Every trial of the journal by solver, told or not; reads while a driver writes.
+
+    Raises HarnessError: a line is damaged, a result is not its trial's, study.json is another study's."""
+    if not (folder / JOURNAL).exists():
         return {solver: [] for solver in spec.solvers}
-    check_journal(path)
     storage = open_storage(folder)
     known = {study.study_name for study in storage.get_all_studies()}
-    return {
-        solver: storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
-        if name in known
-        else []
-        for solver in spec.solvers
-        for name in [study_name(spec, solver)]
-    }
+    found: dict[str, list[FrozenTrial]] = {solver: [] for solver in spec.solvers}
+    for solver in spec.solvers:
+        if study_name(spec, solver) in known:
+            study = storage.get_study_id_from_name(study_name(spec, solver))
+            require_same(folder, spec, storage.get_study_user_attrs(study))
+            found[solver] = storage.get_all_trials(study, deepcopy=False)
+            for trial in found[solver]:
+                require_own(folder, spec, solver, trial)
+    return found
+
+
+def require_same(folder: Path, spec: StudySpec, attributes: dict[str, Any]) -> None:
+    """Raises HarnessError where study.json is not the study of which the journal's attributes tell. The
+    source of a solver may differ: `--redo` opens its trials before it writes study.json."""
+    if SPEC not in attributes:
+        return  # from before it was kept there
+    held = StudySpec.model_validate(attributes[SPEC])
+    found = contradictions(with_sources(held, spec, held.solvers), spec)
+    if found:
+        raise damaged(folder / NAME, f"which is not the study of {JOURNAL}: {'; '.join(found)}")
+
+
+def require_own(folder: Path, spec: StudySpec, solver: str, trial: FrozenTrial) -> None:
+    """Raises HarnessError where a told trial lacks its result, or has another's."""
+    if told(trial) and not own(spec, solver, trial):
+        name = f"{solver}/{trial.number}"
+        raise damaged(folder / JOURNAL, f"the result of trial {name} is missing or another's")
+
+
+def own(spec: StudySpec, solver: str, trial: FrozenTrial) -> bool:
+    """Whether a told trial's result names it, and agrees with what Optuna knows of it."""
+    try:
+        result, name = result_of(trial), f"{solver}/{trial.number}"
+        searched = {key: result.config[key] for key in trial.params}
+        drawn = trial.params | (spec.solvers[solver].published if trial.number == 0 else {})
+        score = None if result.state == "failed" else result.objective
+        found = searched, score, trial.user_attrs[RESULT].get(TRIAL, name)
+        return found == ({key: drawn[key] for key in searched}, trial.value, name)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def named(solver: str, trial: FrozenTrial) -> dict[str, Any]:
+    """A told trial's result as the journal holds it; those from before they named their trial do now."""
+    plain: dict[str, Any] = trial.user_attrs[RESULT]
+    return {TRIAL: f"{solver}/{trial.number}"} | plain
 
 
 def told(trial: FrozenTrial) -> bool:
-    return trial.state.is_finished() and RESULT in trial.user_attrs
+    return trial.state.is_finished()
 
 
-def tell(trial: Trial, result: Result) -> None:
+def tell(trial: Trial, solver: str, result: Result) -> None:
     """Write a result, then close the trial: a crash in between leaves it running, to be run again."""
-    if result.state != "failed" and math.isnan(result.objective):
-        result = dataclasses.replace(result, state="failed", reason="the objective is not a number")
-    trial.set_user_attr(RESULT, _to_json(dataclasses.asdict(result)))
+    trial.set_user_attr(RESULT, result_to_json(solver, trial.number, result))
     if result.state == "failed":
         trial.study.tell(trial, state=TrialState.FAIL)
     else:
         trial.study.tell(trial, result.objective)
+
+
+def result_to_json(solver: str, number: int, result: Result) -> dict[str, Any]:
+    """A result as the journal holds it: plain, and with the trial that it belongs to."""
+    plain: dict[str, Any] = _to_json(dataclasses.asdict(result))
+    return {TRIAL: f"{solver}/{number}"} | plain
 
 
 def _to_json(value: Any) -> Any:
@@ -139,7 +149,11 @@ def _floats(values: dict[str, Any]) -> dict[str, float]:
 
 
 def result_of(trial: FrozenTrial) -> Result:
-    values = dict(trial.user_attrs[RESULT])
+    return result_from_json(trial.user_attrs[RESULT])
+
+
+def result_from_json(plain: dict[str, Any]) -> Result:
+    values = {key: value for key, value in plain.items() if key != TRIAL}
     values |= {key: _floats(values[key]) for key in ("metrics", "ledger")}
     values["objective"] = float(values["objective"])
     values["curve"] = [_floats(point) for point in values["curve"]]

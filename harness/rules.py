@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.budget import KINDS
-from harness.options import not_negative, one_of, positive
+from harness.budget import KINDS, Accountant
+from harness.errors import HarnessError
+from harness.options import not_negative, one_of, positive, valid_seed
+
+MOST_POINTS = 10_000
+"""Of a curve: more than a figure or a table can show."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,10 @@ class Rules:
         positive("--budget", self.budget)
         for kind, price in self.prices.items():
             positive(f"--price {one_of('--price', kind, KINDS)}", price)
-        not_negative("--seed", self.seed)
+        valid_seed("--seed", self.seed)
         one_of("--divergence", self.divergence, ("x0", "last", "worst"))
         one_of("--system-failure", self.system_failure, ("start", "diverge"))
-        not_negative("--curves", self.curves)
+        if not_negative("--curves", self.curves) > MOST_POINTS:
+            raise HarnessError(f"--curves must be at most {MOST_POINTS}, but got {str(self.curves)[:40]}")
+        Accountant(1, self.budget, self.prices)  # raises where it cannot count them
         object.__setattr__(self, "prices", {kind: self.prices.get(kind, 1.0) for kind in KINDS})

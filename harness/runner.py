@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.budget import KINDS, Accountant
+from harness.errors import PluginError
 from harness.meter import Meter
 from harness.oracle import Oracle
 from harness.place import first_place
@@ -213,7 +214,10 @@ class _Run:
         chosen, ledgers = state.at(_selection(due)), self._ledgers()
         for n, metrics in zip(live[due], self.problem.metrics(chosen.x, chosen.y), strict=True):
             point = {"upper_iteration": int(self.iterations[n]), "seconds": float(self.seconds[n])}
-            self.results[n].curve.append(point | ledgers[n] | metrics)
+            point |= ledgers[n]
+            if taken := sorted(point.keys() & metrics.keys()):
+                raise PluginError(f"metrics gives {', '.join(taken)}, which is the ledger's or the clock's")
+            self.results[n].curve.append(point | metrics)
         self.measured[live[due]] = self.iterations[live[due]]
 
     def _ledgers(self) -> list[dict[str, float]]:

@@ -81,7 +81,7 @@ class SpaceFile:
         self.path = path
         try:
             self.tables: dict[str, Any] = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also a number of 5000 digits, tables without end
             raise HarnessError(f"search space {path} is not valid TOML: {error}") from None
 
     def solvers(self) -> list[str]:

@@ -5,8 +5,11 @@ It lies in the study's folder as study.json; a study can be run again from it al
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,16 @@ from harness.rules import Rules
 from harness.space import Space
 
 NAME = "study.json"
+CHECKSUM = "checksum"
 GROWS = "trials"
+TEXT = ("label", "reference", "parameters", "since")
 NOT_COMPARED = {"versions", "metrics", "objective", "headline", GROWS}
 
 
 class SolverSpec(BaseModel):
     """One solver of a study. parameters: symbol and meaning by name. space: `Space.entries`. published: the
-    values of trial 0 where a study asks for the published ones; empty: drawn. since: when it came, UTC."""
+    values of trial 0 where a study asks for the published ones; empty: drawn. since: when it came, UTC.
+    source: the fingerprint of the plug-in file that defines it; empty: it is installed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,10 +46,12 @@ class SolverSpec(BaseModel):
     space: dict[str, dict[str, Any]]
     published: dict[str, Any] = {}
     since: str = ""
+    source: str = ""
 
 
 class StudySpec(BaseModel):
-    """plugins: plug-in files with a fingerprint of their content. versions: of what made the first trial.
+    """plugins: plug-in files with a fingerprint of their content, latest last. source: that of the file which
+    defines the problem; empty: it is installed. versions: of what made the first trial.
 
     As plain data the rules lie flat beside the other fields."""
 
@@ -61,6 +69,7 @@ class StudySpec(BaseModel):
     headline: str
     solvers: dict[str, SolverSpec]
     plugins: dict[str, str]
+    source: str = ""
     versions: dict[str, str]
 
     @model_validator(mode="before")
@@ -81,38 +90,68 @@ class StudySpec(BaseModel):
     def spaces(self) -> dict[str, Space]:
         return {name: Space(name, solver.space, solver.published) for name, solver in self.solvers.items()}
 
+    def traced(self) -> bool:
+        """Whether some plug-in's file is known; before it was, `plugins` was compared as a whole."""
+        return any([self.source, *(solver.source for solver in self.solvers.values())])
+
+    def of(self, solver: str) -> StudySpec:
+        """The specification with this solver only."""
+        return self.model_copy(update={"solvers": {solver: self.solvers[solver]}})
+
     def write(self, folder: Path) -> None:
-        """Whole or not at all."""
+        """Whole or not at all, with a checksum of all values."""
+        values = self.model_dump(mode="json")
         new = folder / f".{NAME}.new"
-        new.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(values | {CHECKSUM: _checksum(values)}, indent=2, ensure_ascii=False)
+        new.write_text(text + "\n", encoding="utf-8")
         os.replace(new, folder / NAME)
 
 
+def _checksum(values: dict[str, Any]) -> str:
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def read_spec(folder: Path) -> StudySpec:
+    """Raises HarnessError: it is missing, damaged, or was edited since a driver wrote it."""
     path = folder / NAME
     try:
-        return StudySpec.model_validate_json(path.read_text("utf-8"))
+        values = json.loads(path.read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it is not a JSON object")
+        checksum = values.pop(CHECKSUM, None)  # absent from before it was written
+        if checksum not in (None, _checksum(values)):
+            raise ValueError("it was changed since a driver wrote it")
+        return StudySpec.model_validate(values)
     except FileNotFoundError:
         raise HarnessError(f"{folder} is not a study: it has no {NAME}; check the path") from None
-    except (ValidationError, HarnessError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, HarnessError, OSError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise HarnessError(f"{path} cannot be read: {what}") from None
+        raise HarnessError(
+            f"{path} cannot be read: {what}; restore it from a copy, or `harness repair {folder}`"
+        ) from None
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
-    """What keeps a folder's specification and a new one from being one study, as "field: old -> new". Solvers
-    and plug-in files that only one of them has do not."""
+    """What keeps a folder's study from growing into a new one, as "field: old -> new"."""
+    found = contradictions(old, new)
+    if old.sampler == "sobol" and _searched(old) != _searched(grown(old, new)):
+        found.append("solvers: new parameters would change the Sobol sequence of the others")
+    return found
+
+
+def contradictions(old: StudySpec, new: StudySpec) -> list[str]:
+    """Where two specifications are not of one study. Solvers and plug-in files that only one of them has do
+    not count."""
     one, two = (spec.model_dump(exclude=NOT_COMPARED) for spec in (old, new))
     for field in ("solvers", "plugins"):
         common = sorted(set(one[field]) & set(two[field]))
         one[field], two[field] = ({name: values[field][name] for name in common} for values in (one, two))
-    left, right = _flat(one), _flat(two)
+    skip = "plugins" if old.traced() else "source"
+    left, right = (_flat(values, but=(*TEXT, skip)) for values in (one, two))
     names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
     found = [f"{name}: {left.get(name, 'absent')} → {right.get(name, 'absent')}" for name in names]
     if new.trials < old.trials:
         found.append(f"{GROWS}: {old.trials} → {new.trials} (may only grow)")
-    if old.sampler == "sobol" and _searched(old) != _searched(grown(old, new)):
-        found.append("solvers: new parameters would change the Sobol sequence of the others")
     return found
 
 
@@ -122,6 +161,8 @@ def _searched(spec: StudySpec) -> set[str]:
 
 def grown(old: StudySpec, new: StudySpec) -> StudySpec:
     """A folder's specification with the solvers, plug-in files and trials of a new one."""
+    if not old.traced():
+        old = with_sources(old, new, old.solvers).model_copy(update={"source": new.source})
     return old.model_copy(
         update={
             "solvers": {**old.solvers, **{n: s for n, s in new.solvers.items() if n not in old.solvers}},
@@ -131,12 +172,19 @@ def grown(old: StudySpec, new: StudySpec) -> StudySpec:
     )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted names; a solver's own text is not compared, its space is, entry by entry."""
+def with_sources(old: StudySpec, new: StudySpec, solvers: Iterable[str]) -> StudySpec:
+    """The old specification, but the fingerprints of these solvers are the new one's."""
+    common = [name for name in solvers if name in old.solvers and name in new.solvers]
+    update = {n: old.solvers[n].model_copy(update={"source": new.solvers[n].source}) for n in common}
+    return old.model_copy(update={"solvers": {**old.solvers, **update}})
+
+
+def _flat(value: Any, prefix: str = "", but: Collection[str] = ()) -> dict[str, Any]:
+    """Nested tables as dotted names, without some keys."""
     if not isinstance(value, dict) or prefix.count(".") >= 3 or not value:
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, inner in value.items():
-        if key not in ("label", "reference", "parameters", "since"):
-            flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        if key not in but:
+            flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key), but)
     return flat

@@ -17,20 +17,37 @@ from optuna.trial import Trial
 
 from harness.draws import sampler
 from harness.errors import HarnessError
+from harness.journal import mend
 from harness.params import check_values, parameters
+from harness.plugins import keep_sources
 from harness.problem import Problem
-from harness.record import JOURNAL, mend_journal, open_storage, result_of, study_name, tell, told
+from harness.record import (
+    JOURNAL,
+    SPEC,
+    open_storage,
+    require_own,
+    require_same,
+    result_of,
+    study_name,
+    tell,
+    told,
+)
+from harness.repair import Again, reopen
 from harness.runner import Result, failed, first_cost
 from harness.sizing import Packing
 from harness.solver import Solver
 from harness.space import Entry
-from harness.spec import NAME, StudySpec, differences, grown, read_spec
+from harness.spec import NAME, StudySpec, differences, grown, read_spec, with_sources
+from harness.surroundings import restored
 from harness.worker import Pack
 
 WINDOW = 8
 """Packs whose trials are sorted by cost together, so that trials of a pack end at about the same time."""
 ATTEMPTS = 3
 """Times a trial may take part in the death of a worker before it is recorded as failed."""
+
+
+DIED = "the worker died (killed, or out of memory)"
 
 
 @dataclass
@@ -91,9 +108,14 @@ class Study:
             load_if_exists=True,
             direction="minimize",
         )
+        require_same(self.folder, self.spec, study.user_attrs)
+        mine = self.spec.of(solver).model_dump(mode="json")
+        if study.user_attrs.get(SPEC) != mine:
+            study.set_user_attr(SPEC, mine)
         trials = study.get_trials(deepcopy=False)
         study.sampler = sampler(self.spec.sampler, self.spec.search_seed, solver, self.spaces, len(trials))
         for trial in filter(told, trials):
+            require_own(self.folder, self.spec, solver, trial)
             self.tallies[solver].add(result_of(trial), new=False)
         return study
 
@@ -137,12 +159,22 @@ class Study:
             groups.setdefault(tuple(configs[number][name] for name in shared), []).append(number)
         packs = []
         for numbers in groups.values():
-            costs = first_cost(self.problem, plugin, [configs[n] for n in numbers], self.spec.rules.seed)
-            order = [n for _, n in sorted(zip(-costs, numbers, strict=True))]
-            ordered = [configs[n] for n in order]
-            for cut in self.packing.cut(self.problem, plugin, ordered):
-                packs.append(Pack(solver, tuple(order[cut]), tuple(ordered[cut])))
+            for chosen in self._cut(plugin, {n: configs[n] for n in numbers}):
+                packs.append(Pack(solver, tuple(chosen), tuple(configs[n] for n in chosen)))
         return packs
+
+    def _cut(self, plugin: type[Solver[Any]], configs: dict[int, dict[str, Any]]) -> list[list[int]]:
+        """Trials that run together, dear ones first; where the plug-in fails to say what they need, each runs
+        alone, and a worker finds the one at fault."""
+        numbers, given = list(configs), list(configs.values())
+        try:
+            with restored():
+                costs = first_cost(self.problem, plugin, given, self.spec.rules.seed)
+                order = [n for _, n in sorted(zip(-costs, numbers, strict=True))]
+                cuts = self.packing.cut(self.problem, plugin, [configs[n] for n in order])
+                return [order[cut] for cut in cuts]
+        except (Exception, SystemExit):  # noqa: BLE001 - the worker meets it again, as its trial's reason
+            return [[n] for n in numbers]
 
     def next_pack(self) -> Pack | None:
         """None: nothing to start now (and nothing at all where none is in flight)."""
@@ -158,7 +190,7 @@ class Study:
         """Write the results of a pack; from here on they are safe."""
         self.in_flight -= 1
         for number, result in zip(pack.numbers, results, strict=True):
-            tell(self._trials.pop((pack.solver, number)), result)
+            tell(self._trials.pop((pack.solver, number)), pack.solver, result)
             self.tallies[pack.solver].add(result, new=True)
 
     def died(self, pack: Pack, reason: str) -> None:
@@ -169,6 +201,11 @@ class Study:
             return
         self.in_flight -= 1
         self._queue.extend(replace(single, attempt=pack.attempt + 1) for single in pack.singles())
+
+    def give_back(self, pack: Pack) -> None:
+        """A pack that was not begun."""
+        self.in_flight -= 1
+        self._queue.appendleft(pack)
 
     def finished(self) -> bool:
         return all(tally.told >= tally.trials for tally in self.tallies.values())
@@ -182,13 +219,8 @@ def _value(trial: Trial, name: str, entry: Entry) -> Any:
 
 
 @contextmanager
-def locked(folder: Path, spec: StudySpec) -> Iterator[StudySpec]:
-    """The specification of a new, resumed or growing study's folder, its lock held and its journal whole.
-
-    Raises HarnessError: another driver is at work, or the folder holds another study."""
-    if folder.exists() and not folder.is_dir():
-        raise HarnessError(f"--out {folder} is a file; give a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+def sole_driver(folder: Path) -> Iterator[None]:
+    """Raises HarnessError where another driver is at work in the folder."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -197,26 +229,43 @@ def locked(folder: Path, spec: StudySpec) -> Iterator[StudySpec]:
             f"another driver is running the study {folder}; wait for it, or use another --out"
         ) from None
     try:
-        whole = _agree(folder, spec)
-        mend_journal(folder / JOURNAL)
-        yield whole
+        yield
     finally:
         lock.release()
 
 
-def _agree(folder: Path, spec: StudySpec) -> StudySpec:
+@contextmanager
+def locked(folder: Path, spec: StudySpec, again: Again) -> Iterator[StudySpec]:
+    """The specification of a new, resumed or growing study's folder, its lock held and its journal whole.
+
+    Raises HarnessError: another driver is at work, or the folder holds another study."""
+    if folder.exists() and not folder.is_dir():
+        raise HarnessError(f"--out {folder} is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_driver(folder):
+        mend(folder / JOURNAL)
+        yield _agree(folder, spec, again)
+
+
+def _agree(folder: Path, spec: StudySpec, again: Again) -> StudySpec:
     if not (folder / NAME).exists():
         if (folder / JOURNAL).exists():
-            raise HarnessError(f"{folder} has a {JOURNAL} but no {NAME}; restore it, or use another --out")
+            raise HarnessError(f"{folder} has a {JOURNAL} but no {NAME}; restore it, or `harness repair` it")
+        keep_sources(folder, spec.plugins)
         spec.write(folder)
         return spec
     old = read_spec(folder)
-    found = differences(old, spec)
+    base = with_sources(old, spec, again.redo)
+    found = differences(base, spec)
     if found:
+        changed = [what.split(".")[1] for what in found if what.startswith("solvers.") and ".source:" in what]
+        hint = f", or --redo {','.join(changed)}" if changed else ""
         raise HarnessError(
-            f"{folder} holds another study, {'; '.join(found)}; use another --out or the same settings"
+            f"{folder} holds another study, {'; '.join(found)}; use another --out or the same settings{hint}"
         )
-    whole = grown(old, spec)
+    whole = grown(base, spec)
+    keep_sources(folder, spec.plugins)
+    reopen(folder, old, whole, again)
     if whole != old:
         whole.write(folder)
     return whole

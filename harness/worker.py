@@ -5,24 +5,23 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.func import grad, vmap
 
-from harness.errors import HarnessError
-from harness.options import not_negative, one_of, pairs
+from harness.door import checked, require_declared
+from harness.errors import HarnessError, PluginError
+from harness.options import not_negative, one_of, pairs, valid_seed
 from harness.params import check_values
 from harness.plugins import Plugins, last_line
 from harness.problem import Problem
 from harness.rules import Rules
 from harness.runner import Result, failed, run_pack
+from harness.surroundings import restored
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -75,15 +74,11 @@ class Pack:
         return [dataclasses.replace(self, numbers=(n,), configs=(config,)) for n, config in pairs]
 
 
-class _TooLong(BaseException):
-    """Not an Exception: a plug-in that catches those must not swallow it."""
-
-
 class Worker:
     def __init__(self, context: Context) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
-        vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first; an alarm amid that would break it
+        vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first, which is no trial's time
         self.context = context
         self.device = torch.device(context.device)
         self.plugins = context.find_plugins()
@@ -98,20 +93,18 @@ class Worker:
         only the trial at fault is recorded as failed."""
         try:
             return self._attempt(pack)
-        except (Exception, _TooLong) as error:  # noqa: BLE001 - recorded as the trial's reason
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded as the trial's reason
             if len(pack.numbers) > 1:
                 return [result for single in pack.singles() for result in self.run(single)]
-            timeout = f"TimeoutError: ran longer than {self.context.trial_timeout:g} s"
-            reason = timeout if isinstance(error, _TooLong) else last_line(error)
-            return [failed(pack.configs[0], reason)]
+            return [failed(pack.configs[0], last_line(error))]
 
     def _attempt(self, pack: Pack) -> list[Result]:
         solver = self.plugins.solver(pack.solver)
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
-        with _time_limit(self.context.trial_timeout * len(configs)):
-            return run_pack(
-                self.problem, solver, configs, self.context.rules, self.device, self.problem.dtype
-            )
+        with restored():
+            rules, dtype = self.context.rules, self.problem.dtype
+            results = run_pack(self.problem, solver, configs, rules, self.device, dtype)
+        return [checked(result, self.problem) for result in results]
 
 
 def make_context(
@@ -130,7 +123,7 @@ def make_context(
         problem=problem,
         options=check_values(plugin, pairs(options, "--set"), "--set"),
         data_dir=str(data_dir.resolve()) if data_dir else None,
-        data_seed=rules.seed if data_seed is None else not_negative("--data-seed", data_seed),
+        data_seed=rules.seed if data_seed is None else valid_seed("--data-seed", data_seed),
         device=check_device(one_of("--device", device, ("cpu", "cuda", "auto"))),
         plugins=[str(path.resolve()) for path in plugins],
         rules=rules,
@@ -139,13 +132,21 @@ def make_context(
 
 
 def set_up(plugins: Plugins, context: Context) -> Problem:
-    """The problem of a context with its data."""
+    """The problem of a context with its data. Raises HarnessError: whatever is wrong with them."""
     from harness.data import data_folder
 
     plugin = plugins.problem(context.problem)
-    problem = plugin(**check_values(plugin, context.options, context.problem))
+    require_declared(plugin)
     folder = data_folder(Path(context.data_dir) if context.data_dir else None)
-    problem.setup(folder, context.data_seed, torch.device(context.device), problem.dtype)
+    values = check_values(plugin, context.options, context.problem)
+    try:
+        with restored():
+            problem = plugin(**values)
+            problem.setup(folder, context.data_seed, torch.device(context.device), problem.dtype)
+    except (HarnessError, OSError):
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plug-in raises, one line
+        raise PluginError(f"problem {context.problem!r} cannot be set up: {last_line(error)}") from None
     return problem
 
 
@@ -160,27 +161,8 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TooLong after so many seconds; in another than the main thread there is no limit."""
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        raise _TooLong
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def results_to_json(results: Sequence[Result]) -> str:
-    return json.dumps([dataclasses.asdict(result) for result in results], default=float)
+    return json.dumps([dataclasses.asdict(result) for result in results])
 
 
 def results_from_json(text: str) -> list[Result]:

@@ -1,6 +1,7 @@
 """A driver killed with SIGKILL at random moments loses packs in flight and nothing else."""
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,18 @@ def _numbers(folder: Path) -> pd.DataFrame:
     return trials.drop(columns=["seconds", "evaluation_seconds"]).sort_values(
         ["solver", "number"], ignore_index=True
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_end_a_driver_as_an_interrupt_does(tmp_path: Path, number: signal.Signals) -> None:
+    driver = subprocess.Popen(_command(tmp_path / "s"), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "s" / JOURNAL).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    driver.send_signal(number)
+    said = driver.communicate(timeout=120)[1]
+    assert driver.returncode == 130 and "interrupted: what is recorded" in said
 
 
 @pytest.mark.timeout(600)

@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.check.points import BY_ALGEBRA, TRIALS, Points, normal, off, require
 from harness.check.problems import F64
 from harness.check.verdict import Checks
+from harness.door import evaluated, plain_metrics, require_declared
 from harness.errors import PluginError
 from harness.problem import Problem
 
@@ -48,8 +49,7 @@ class Protocol:
         require(shapes == expected, f"initial gives shapes {shapes}; expected {expected}")
         for one, two in zip(problem.initial(3), problem.initial(3), strict=True):
             require(torch.equal(one, two), "initial(3) gives two values; expected a function of the seed")
-        named = {problem.objective, problem.headline} - set(problem.metric_names)
-        require(not named, f"metric_names lacks {', '.join(sorted(named))}")
+        require_declared(problem)
         return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
     # --- the feasible set
@@ -145,19 +145,17 @@ class Protocol:
         points = Points(self.problem)
         y = points.point(1, TRIALS).y
         if not self.problem.by_example:
-            self._same(
-                "metrics",
-                self.problem.metrics(x, y),
-                [self.problem.metrics(*_row(x, y, n))[0] for n in range(TRIALS)],
-            )
+            cheap = self.problem.metrics(x, y)
+            for found in cheap:
+                plain_metrics(found)
+            self._same("metrics", cheap, [self.problem.metrics(*_row(x, y, n))[0] for n in range(TRIALS)])
         if self.problem.evaluation_samples > DEAR:
             return f"not run: {self.problem.evaluation_samples:,} samples are more than {DEAR:,}"
         held = y.new_empty(len(y), 0) if self.problem.by_example else y
         packed = self.problem.evaluate_pack(x, held)
         alone = [self.problem.evaluate(*one) for one in zip(x, held, strict=True)]
-        for found in (*packed, *alone):
-            missing = set(self.problem.metric_names) ^ set(found)
-            require(not missing, f"evaluate and metric_names differ in {', '.join(sorted(missing))}")
+        for given in (*packed, *alone):
+            found = evaluated(given, self.problem)
             bad = [name for name, value in found.items() if not math.isfinite(value)]
             require(not bad, f"{', '.join(bad)} not finite near the start")
         self._same("evaluate", packed, alone)

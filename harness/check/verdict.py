@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.errors import PluginError
 from harness.plugins import last_line
+from harness.surroundings import restored
 
 Checks = Mapping[str, Callable[[], str]]
 
@@ -26,10 +27,14 @@ def judged(checks: Checks) -> Iterator[Verdict]:
     """Every check in turn, whatever became of the ones before. A check says what it saw, or raises."""
     for name, check in checks.items():
         try:
-            yield Verdict(name, True, check())
+            with restored() as changed:
+                said = check()
+            if changed:
+                raise PluginError(f"changes {', '.join(changed)} for whatever runs in the process after it")
+            yield Verdict(name, True, said)
         except PluginError as error:
             yield Verdict(name, False, str(error))
-        except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is a verdict on it
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plug-in raises is a verdict on it
             yield Verdict(name, False, f"raised {last_line(error)}")
 
 

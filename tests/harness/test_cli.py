@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
+from harness.journal import sealed
 
 TOY = str(Path(__file__).parent / "toy_plugin.py")
 RUN = [
@@ -68,6 +69,16 @@ def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
         ([*RUN, "--trials", "1", "--budget", "10", "--trial-timeout", "-1"], "--trial-timeout must be"),
         ([*RUN, "--trials", "1", "--budget", "10", "--solvers", "toy_slover"], "did you mean 'toy_solver'"),
         ([*RUN, "--trials", "1"], "--budget"),
+        ([*RUN, "--trials", "1", "--budget", "1e308", "--dry-run"], "too fine to count"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--curves", "1000000000"], "--curves must be at most"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--seed", str(2**32)], "--seed must be an integer from 0"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--data-seed", str(2**70)], "--data-seed must be"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--search-seed", str(2**70)], "--search-seed must be"),
+        ([*RUN, "--trials", "9" * 5000, "--budget", "10"], "--trials"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--pack", "\u00b2"], "--pack must be"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--space", "{dir}/deep.toml"], "is not valid TOML"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--space", "{dir}/digits.toml"], "is not valid TOML"),
+        ([*RUN, "--trials", "1", "--budget", "10", "--space", "{dir}/mistyped.toml"], "did you mean 'toy_so"),
         ([*RUN, "--trials", "1", "--budget", "10", "--colour", "red"], "--colour"),
         (
             ["run", "toy_quadratik", *RUN[2:], "--trials", "1", "--budget", "10"],
@@ -97,6 +108,9 @@ def test_bad_input_is_one_line(
         "[toy_solver]\nsteps = 3\nstep_size = { low = 1e-3, high = 1 }\n"
         "[amigo_cg]\nlower_steps = 2\nsystem_steps = 2\nupper_step_size = 0.1\nlower_step_size = 0.1\n"
     )
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 50_000)
+    (tmp_path / "digits.toml").write_text("a = " + "9" * 5000)
+    (tmp_path / "mistyped.toml").write_text("[toy_slover]\nsteps = 3\nstep_size = 0.1\n")
     assert harness(monkeypatch, [word.replace("{dir}", str(tmp_path)) for word in words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.startswith("error: ") and error.count("\n") == 1
@@ -121,13 +135,16 @@ def test_a_recorded_trial_replays(
     (tmp_path / "s.toml").write_text("[toy_solver]\nsteps = 3\nstep_size = { low = 1e-3, high = 1 }\n")
     words = [word.replace("{dir}", str(tmp_path)) for word in [*RUN, "--trials", "3", "--budget", "100"]]
     assert harness(monkeypatch, words) == 0
-    assert harness(monkeypatch, ["replay", str(tmp_path / "s"), "toy_solver/2"]) == 0
+    replay = ["replay", str(tmp_path / "s"), "--plugin", str(TOY)]
+    assert harness(monkeypatch, [*replay, "toy_solver/2"]) == 0
     journal = tmp_path / "s" / "journal.log"
-    journal.write_text(journal.read_text().replace('"lower_gradient":90', '"lower_gradient":91'))
-    assert harness(monkeypatch, ["replay", str(tmp_path / "s"), "toy_solver/2"]) == 1
+    edited = journal.read_text().replace('"lower_gradient":90', '"lower_gradient":91')
+    bare = [{k: v for k, v in json.loads(line).items() if k != "seal"} for line in edited.splitlines()]
+    journal.write_bytes(b"".join(sealed(entry, number) for number, entry in enumerate(bare, start=1)))
+    assert harness(monkeypatch, [*replay, "toy_solver/2"]) == 1
     assert "lower_gradient" in capsys.readouterr().out
     assert harness(monkeypatch, ["status", str(tmp_path / "s")]) == 0
-    assert harness(monkeypatch, ["replay", str(tmp_path / "s"), "toy_solver/9"]) == 2
+    assert harness(monkeypatch, [*replay, "toy_solver/9"]) == 2
 
 
 def test_a_batch_larger_than_the_set_is_noted(

@@ -48,6 +48,14 @@ def stored(root: Path, content: bytes, name: str = "images.gz") -> Path:
     return root
 
 
+def test_a_truncated_download_in_the_cache_is_fetched_again(server: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = server
+    stored(folder, gzip.compress(CONTENT))
+    cached = stored(tmp_path / "cache" / "bilevel-harness", gzip.compress(CONTENT)[:-9])
+    assert read_gzip(None, "set", "images", f"{url}/set/images.gz", SHA) == CONTENT
+    assert (cached / "set" / "images.gz").read_bytes()[-9:] == gzip.compress(CONTENT)[-9:]
+
+
 def test_packed_or_not_the_content_is_the_same(tmp_path: Path) -> None:
     packed = stored(tmp_path / "packed", gzip.compress(CONTENT))
     stored(packed, bz2.compress(CONTENT), "images.bz2")

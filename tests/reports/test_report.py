@@ -140,7 +140,8 @@ def test_figures_are_reproducible(record: Record, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["bare", "one", "failed", "unscored", "did not fit", "one metric", "no metric"]
+    "case",
+    ["bare", "one", "failed", "one solver failed", "unscored", "did not fit", "one metric", "no metric"],
 )
 def test_partial_studies_are_reported(case: str, record: Record, tmp_path: Path) -> None:
     trials, curves = record.trials, record.curves
@@ -152,6 +153,11 @@ def test_partial_studies_are_reported(case: str, record: Record, tmp_path: Path)
             trials, curves = trials[trials["trial"] == "bsgm/4"], curves.head(0)
         case "failed":
             trials = trials.assign(state="failed", objective=np.nan, upper_iterations=0)
+        case "one solver failed":
+            lost = trials["solver"] == "bsgm"
+            trials = trials.assign(objective=trials["objective"].mask(lost, np.nan))
+            trials.loc[lost, ["state", "ledger.total"]] = ["failed", np.nan]
+            curves = curves[curves["solver"] != "bsgm"]
         case "unscored":
             odd = trials["number"] % 2 == 1
             trials = trials.assign(objective=trials["objective"].mask(odd, np.inf))
@@ -163,7 +169,7 @@ def test_partial_studies_are_reported(case: str, record: Record, tmp_path: Path)
     study = narrowed(record, trials, curves)
     if case == "one metric":
         study = replace(study, spec={**study.spec, "headline": "val_accuracy"})
-    if case in ("bare", "did not fit"):
+    if case in ("bare", "did not fit", "one solver failed"):
         assert write_report(study, tmp_path).exists()
     else:  # all but the files, which take most of the time
         view = View.of(study)
