@@ -11,30 +11,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
-import torch
 import typer
 
-from harness.draws import SAMPLERS, grid_size, sampler
+from harness.draws import SAMPLERS, grid_size
 from harness.errors import HarnessError
 from harness.executors import default_workers, inline
 from harness.options import not_negative, one_of, positive
 from harness.params import parameters
 from harness.plugins import Plugins, fingerprint
+from harness.plan import print_plan
 from harness.problem import Problem
 from harness.progress import shown
 from harness.rules import Rules
-from harness.runner import first_cost, run_pack
-from harness.sizing import Packing, auto_packing, pack_bytes
+from harness.sizing import Packing, auto_packing
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
 from harness.study import Executor, Study, locked
-from harness.worker import Context, set_up
+from harness.worker import Context, Worker, set_up
 
 INTERRUPTED = 130
-PILOT_CONFIGURATIONS = 4
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
     for solver in solvers.values():
         require_defined(solver, plugins.problem(context.problem))
     spec = make_spec(context, search, plugins.problem(context.problem), solvers, space_file)
-    problem = set_up(plugins, context)
+    problem = _set_up(context, dry_run)
     for solver in solvers.values():
         require_defined(solver, problem)
     for name, space in spec.spaces().items():
@@ -114,7 +110,7 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
     automatic = execution.pack == "auto"
     packing = auto_packing(context.device, workers, total) if automatic else Packing(int(execution.pack))
     if dry_run:
-        _plan(spec, problem, solvers, packing, workers, context.device)
+        print_plan(spec, problem, solvers, packing, workers, context.device, out, execution.executor == "ray")
         return 0
     with locked(out, spec) as whole:
         study = Study(out, whole, problem, solvers, packing)
@@ -129,6 +125,14 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
                 return INTERRUPTED
         typer.echo(f"{out}: {_count(study)}; next: harness report {out}")
     return 0
+
+
+def _set_up(context: Context, dry_run: bool) -> Problem:
+    """The problem with its data; for a plan in a process that is set up as a worker's."""
+    if not dry_run:
+        return set_up(context.find_plugins(), context)
+    sys.stderr.write(f"reading the data of {context.problem} ...\n")
+    return Worker(context).problem
 
 
 def _count(study: Study) -> str:
@@ -198,59 +202,3 @@ def _versions(device: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-def _plan(
-    spec: StudySpec,
-    problem: Problem,
-    solvers: Mapping[str, type[Solver[Any]]],
-    packing: Packing,
-    workers: int,
-    device: str,
-) -> None:
-    trials = spec.trials * len(solvers)
-    typer.echo(f"problem {spec.problem}, options {spec.options}")
-    for name, solver in spec.solvers.items():
-        drawn = [key for key, entry in solver.space.items() if "low" in entry or "choices" in entry]
-        typer.echo(f"solver {name}: {spec.trials} configurations of {', '.join(drawn) or 'one fixed point'}")
-    typer.echo(f"packs of at most {packing.most} on {workers} workers: about {-(-trials // packing.most)}")
-    evaluation = trials * problem.evaluation_samples
-    typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluation:,.0f} in evaluations")
-    dearest = max(_packed_bytes(spec, problem, name, solver, packing) for name, solver in solvers.items())
-    typer.echo(f"memory: about {dearest * workers / 2**20:,.0f} MiB for {workers} workers")
-    search, scoring = _pilot(spec, problem, solvers, device)
-    minutes = trials * (search * spec.rules.budget + scoring) / workers / 60
-    typer.echo(f"time: about {minutes:,.1f} minutes by one short trial alone; packs are usually faster")
-
-
-def _first_configurations(spec: StudySpec, solver: str) -> list[dict[str, Any]]:
-    space = spec.spaces()[solver]
-    drawing = optuna.create_study(sampler=sampler(spec.sampler, spec.search_seed, solver, spec.spaces(), 0))
-    few = min(spec.trials, PILOT_CONFIGURATIONS)
-    return [space.resolve(drawing.ask(space.distributions()).params) for _ in range(few)]
-
-
-def _packed_bytes(
-    spec: StudySpec, problem: Problem, name: str, solver: type[Solver[Any]], packing: Packing
-) -> float:
-    """The largest pack of a solver's first configurations, each taken as often as fits."""
-    return max(
-        pack_bytes(problem, solver, alike[cut])
-        for config in _first_configurations(spec, name)
-        for alike in [[config] * packing.most]
-        for cut in packing.cut(problem, solver, alike)
-    )
-
-
-def _pilot(
-    spec: StudySpec, problem: Problem, solvers: Mapping[str, type[Solver[Any]]], device: str
-) -> tuple[float, float]:
-    """Seconds per sample and per evaluation, of the cheapest of a few configurations on a small budget."""
-    name, plugin = next(iter(solvers.items()))
-    configs = _first_configurations(spec, name)
-    costs = np.array([first_cost(problem, plugin, [c], spec.rules.seed)[0] for c in configs])
-    budget = max(float(costs.min()), spec.rules.budget / 50)
-    rules = Rules(budget, {}, spec.rules.seed, curves=0)
-    cheapest = [configs[costs.argmin()]]
-    (result,) = run_pack(problem, plugin, cheapest, rules, torch.device(device), problem.dtype)
-    return result.seconds / max(result.ledger["total"], 1.0), result.evaluation_seconds

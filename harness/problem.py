@@ -113,6 +113,12 @@ class Problem(ABC):
         """`evaluate` for N trials; override it where they can share work."""
         return [self.evaluate(*one) for one in zip(x, y, strict=True)]
 
+    def part_of_evaluation(self, x: Tensor, y: Tensor) -> float:
+        """Do some of `evaluate_pack`, and say which share of its work that is: so `harness run --dry-run` times
+        it. All of it, unless overridden, as it should be where one trial takes more than a second."""
+        self.evaluate_pack(x, y)
+        return 1.0
+
     def memory(self, pack: int, batch_size: int | None) -> int:
         """Bytes a worker needs for its data and for the derivatives and the evaluation of a pack, at that
         many examples a mini-batch (None: all); what solvers hold is added to it. A problem with large data

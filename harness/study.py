@@ -186,8 +186,7 @@ def locked(folder: Path, spec: StudySpec) -> Iterator[StudySpec]:
     """The specification of a new, resumed or growing study's folder, its lock held and its journal whole.
 
     Raises HarnessError: another driver is at work, or the folder holds another study."""
-    if folder.exists() and not folder.is_dir():
-        raise HarnessError(f"--out {folder} is a file; give a folder")
+    _no_file(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -197,18 +196,23 @@ def locked(folder: Path, spec: StudySpec) -> Iterator[StudySpec]:
             f"another driver is running the study {folder}; wait for it, or use another --out"
         ) from None
     try:
-        whole = _agree(folder, spec)
+        whole = agreed(folder, spec)
+        if not (folder / NAME).exists() or whole != read_spec(folder):
+            whole.write(folder)
         mend_journal(folder / JOURNAL)
         yield whole
     finally:
         lock.release()
 
 
-def _agree(folder: Path, spec: StudySpec) -> StudySpec:
+def agreed(folder: Path, spec: StudySpec) -> StudySpec:
+    """The specification of a folder, new or grown by `spec`; writes nothing.
+
+    Raises HarnessError: the folder holds another study."""
+    _no_file(folder)
     if not (folder / NAME).exists():
         if (folder / JOURNAL).exists():
             raise HarnessError(f"{folder} has a {JOURNAL} but no {NAME}; restore it, or use another --out")
-        spec.write(folder)
         return spec
     old = read_spec(folder)
     found = differences(old, spec)
@@ -216,10 +220,12 @@ def _agree(folder: Path, spec: StudySpec) -> StudySpec:
         raise HarnessError(
             f"{folder} holds another study, {'; '.join(found)}; use another --out or the same settings"
         )
-    whole = grown(old, spec)
-    if whole != old:
-        whole.write(folder)
-    return whole
+    return grown(old, spec)
+
+
+def _no_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise HarnessError(f"--out {folder} is a file; give a folder")
 
 
 Executor = Callable[[Study], None]
