@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,16 +13,16 @@ from typing import Any
 
 import typer
 
+from harness.config import write_config
 from harness.draws import SAMPLERS, grid_size
 from harness.errors import HarnessError
 from harness.executors import default_workers, inline
 from harness.options import not_negative, one_of, positive
 from harness.params import parameters
-from harness.plugins import Plugins, fingerprint
 from harness.plan import print_plan
+from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
 from harness.progress import shown
-from harness.rules import Rules
 from harness.sizing import Packing, auto_packing
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, SpaceFile, find_space
@@ -89,10 +89,74 @@ class Execution:
         return on_ray(context, self.workers_on(context.device), self.address)
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a study or a trial takes where nothing is given. said: in words."""
+
+    budget: float
+    trials: int
+    out: Path
+    said: str
+
+    def say(self) -> None:
+        if self.said:
+            sys.stderr.write(f"taken: {self.said}\n")
+
+
+def with_defaults(
+    problem: str,
+    plugins: Sequence[Path],
+    budget: float | None,
+    trials: int | None = 1,
+    out: Path | None = Path(),
+) -> Taken:
+    """A problem's budget and number of trials, and runs/PROBLEM-DATE, where none is given (None)."""
+    plugin = Plugins(plugins).problem(problem)
+    found = Taken(
+        plugin.default_budget if budget is None else budget,
+        plugin.default_trials if trials is None else trials,
+        Path("runs") / f"{problem}-{datetime.now():%Y-%m-%d}" if out is None else out,
+        "",
+    )
+    said = [
+        *([f"--budget {found.budget:.0f}"] if budget is None else []),
+        *([f"--trials {found.trials}"] if trials is None else []),
+        *([f"--out {found.out}"] if out is None else []),
+    ]
+    return replace(found, said=" ".join(said))
+
+
+def save_study(path: Path, context: Context, search: Search) -> int:
+    """A study file of all that a study's numbers depend on."""
+    rules = context.rules
+    own = {
+        "problem": context.problem,
+        "solvers": search.solvers,
+        "trials": search.trials,
+        "budget": rules.budget,
+        "seed": rules.seed,
+        "data_seed": None if context.data_seed == rules.seed else context.data_seed,
+        "search_seed": search.seed,
+        "sampler": search.sampler,
+        "published": search.published,
+        "space": str(search.space) if search.space else None,
+        "plugin": context.plugins,
+        "divergence": rules.divergence,
+        "system_failure": rules.system_failure,
+        "trial_timeout": context.trial_timeout,
+        "curves": rules.curves,
+        "set": context.options,
+        "price": {kind: price for kind, price in rules.prices.items() if price != 1},
+    }
+    write_config(path, own)
+    typer.echo(f"{path}: written; next: harness run --config {path}")
+    return 0
+
+
 def run_study(context: Context, search: Search, execution: Execution, out: Path, dry_run: bool) -> int:
     plugins = context.find_plugins()
     workers = execution.workers_on(context.device)
-    space_file = find_space(context.problem, search.space)
+    space_file = find_space(context.problem, search.space, plugins.names("solver"))
     solvers = {name: plugins.solver(name) for name in _names(search.solvers, space_file, plugins)}
     for solver in solvers.values():
         require_defined(solver, plugins.problem(context.problem))
@@ -143,7 +207,12 @@ def _count(study: Study) -> str:
 
 def _names(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
     if not text:
-        return [name for name in space.solvers() if name in plugins.names("solver")]
+        found = [name for name in space.solvers() if name in plugins.names("solver")]
+        if not found:
+            raise HarnessError(
+                f"no search space is shipped for problem {space.problem!r}; give one with --space FILE.toml"
+            )
+        return found
     names = [name.strip() for name in text.split(",") if name.strip()]
     if len(set(names)) < len(names) or not names:
         raise HarnessError(f"--solvers must be different names with commas between, but got {text!r}")

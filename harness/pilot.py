@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,16 +20,18 @@ from harness.problem import Problem
 from harness.rules import Rules
 from harness.runner import Run, first_cost
 from harness.sizing import Packing
-from harness.solver import Solver, State
+from harness.solver import Solver
 
 FEW = 3
 """What counts are cut to."""
 ITERATIONS = 16
 """Upper iterations that are timed at most, after a first one."""
+REPEATS = 2
+"""The fastest counts: a moment in which the machine does something else makes no estimate."""
 UNLIMITED = 1e17
 """Samples: more than any pilot takes."""
 PLACES = (0.5, 0.15, 0.85)
-"""Where, among configurations sorted by the cost of their first upper iteration, packs are timed."""
+"""Where, among packs sorted by the cost of their first upper iteration, some are timed."""
 
 Configs = Sequence[Mapping[str, Any]]
 
@@ -53,6 +55,14 @@ class Timing:
         return float(self.search.mean()) + working * (self.evaluation + curves * self.curve)
 
 
+class _Speed(NamedTuple):
+    """Seconds of an upper iteration of n trials: alone + (n - 1) * more + each * their samples."""
+
+    alone: float
+    more: float
+    each: float
+
+
 def pilot(
     problem: Problem,
     solver: type[Solver[Any]],
@@ -66,24 +76,56 @@ def pilot(
 
     Configurations whose first upper iteration does not fit in the budget take no time."""
     begun = time.perf_counter()
-    groups = _alike(solver, configs)
-    costs = np.concatenate([first_cost(problem, solver, group, rules.seed) for group in groups])
-    known = sum(map(list, groups), [])
-    order = np.argsort(costs, kind="stable")
-    order = order[costs[order] <= rules.budget]
-    if not len(order):
-        return Timing(np.zeros(len(configs)), 0.0, 0.0)
-    rates: dict[float, float] = {}
-    for place in PLACES:
+    packs = list(_packs(problem, solver, configs, rules, packing))
+    costs = [_costs(problem, solver, pack, rules) for pack in packs]
+    speeds: dict[float, _Speed] = {}
+    for place in PLACES[: len(packs)]:
         left = seconds - (time.perf_counter() - begun)
-        if rates and left < seconds / 4:
+        if speeds and left < seconds / 4:
             break
-        pack = _pack(problem, solver, [known[n] for n in order], int(place * len(order)), packing)
-        cost, rate = _rate(problem, solver, pack, rules, device, left / 2)
-        rates[cost] = rate
-    evaluation, curve = _scoring(problem, solver, pack, rules, device, seconds / 4)
-    spent = np.where(costs <= rules.budget, rules.budget - rules.budget % costs, 0)
-    return Timing(spent * _between(costs, rates), evaluation, curve)
+        n = int(place * len(packs))
+        speeds[float(costs[n].mean())] = _speed(problem, solver, packs[n], rules, device, left / 2)
+    if not packs:
+        return Timing(np.zeros(len(configs)), 0.0, 0.0)
+    evaluation, curve = _scoring(problem, packs[len(packs) // 2], rules, device, seconds / 4)
+    search = np.concatenate([_search(rules.budget, cost, _at(cost.mean(), speeds)) for cost in costs])
+    return Timing(np.pad(search, (0, len(configs) - len(search))), evaluation, curve)
+
+
+def _packs(
+    problem: Problem, solver: type[Solver[Any]], configs: Configs, rules: Rules, packing: Packing
+) -> Iterator[Configs]:
+    """As a study would cut them, dear ones last; without what does not fit in the budget."""
+    groups = []
+    for group in _alike(solver, configs):
+        costs = _costs(problem, solver, group, rules)
+        groups.append([group[n] for n in np.argsort(costs, kind="stable") if costs[n] <= rules.budget])
+    cut = [group[some] for group in groups for some in packing.cut(problem, solver, group)]
+    yield from sorted(cut, key=lambda pack: _costs(problem, solver, pack, rules).mean())
+
+
+def _costs(problem: Problem, solver: type[Solver[Any]], configs: Configs, rules: Rules) -> np.ndarray:
+    return first_cost(problem, solver, configs, rules.seed)
+
+
+def _search(budget: float, costs: np.ndarray, speed: _Speed) -> np.ndarray:
+    """Seconds of the trials of a pack, which leave it one after the other, each when its budget is spent."""
+    seconds, done = np.zeros(len(costs)), 0.0
+    iterations = budget // costs
+    for last in np.argsort(iterations, kind="stable"):
+        active = iterations >= iterations[last]
+        number = active.sum()
+        step = speed.alone + (number - 1) * speed.more + speed.each * costs[active].sum()
+        seconds[active] += (iterations[last] - done) * step / number
+        done = iterations[last]
+    return seconds
+
+
+def _at(cost: float, speeds: Mapping[float, _Speed]) -> _Speed:
+    """The speed at a cost from those at some, linear in logarithms."""
+    known = sorted(speeds)
+    columns = np.log(np.maximum([speeds[place] for place in known], 1e-15)).T
+    return _Speed(*(float(np.exp(np.interp(np.log(cost), np.log(known), column))) for column in columns))
 
 
 def _alike(solver: type[Solver[Any]], configs: Configs) -> list[list[Mapping[str, Any]]]:
@@ -95,37 +137,18 @@ def _alike(solver: type[Solver[Any]], configs: Configs) -> list[list[Mapping[str
     return list(groups.values())
 
 
-def _pack(
-    problem: Problem, solver: type[Solver[Any]], ordered: Configs, middle: int, packing: Packing
-) -> Configs:
-    """A pack that a study could run, around one of the configurations, which are in order of cost."""
-    (own,) = [group for group in _alike(solver, ordered) if any(c is ordered[middle] for c in group)]
-    place = next(n for n, config in enumerate(own) if config is ordered[middle])
-    first = max(0, min(place - packing.most // 2, len(own) - packing.most))
-    some = own[first : first + packing.most]
-    cut: slice = next(iter(packing.cut(problem, solver, some)))
-    return some[cut]
-
-
-def _between(costs: np.ndarray, rates: Mapping[float, float]) -> np.ndarray:
-    """Seconds per sample of configurations from those of some, linear in logarithms."""
-    known = sorted(rates)
-    values = np.log([rates[cost] for cost in known])
-    return np.asarray(np.exp(np.interp(np.log(np.maximum(costs, 1)), np.log(known), values)))
-
-
-def _rate(
+def _speed(
     problem: Problem, solver: type[Solver[Any]], pack: Configs, rules: Rules, device: str, seconds: float
-) -> tuple[float, float]:
-    """Priced samples of an upper iteration of a trial, and seconds of the pack per sample.
-
-    One trial alone first: where it takes long already, a pack is taken to gain nothing."""
-    samples, taken = _Steps(problem, solver, pack[len(pack) // 2 :][:1], rules, device).measured(seconds / 3)
-    alone = samples, taken / samples
-    if len(pack) == 1 or taken * len(pack) > seconds:
-        return alone
-    samples, taken = _Steps(problem, solver, pack, rules, device).measured(seconds * 2 / 3)
-    return samples / len(pack), taken / samples
+) -> _Speed:
+    """Where one trial alone takes long already, a pack is taken to gain nothing."""
+    alone = _Steps(problem, solver, pack[len(pack) // 2 :][:1], rules, device)
+    least, samples = alone.least()
+    if len(pack) == 1 or least * len(pack) > seconds:
+        own, each = alone.measured(seconds)
+        return _Speed(own, own, each)
+    own, each = _Steps(problem, solver, pack, rules, device).measured(seconds)
+    first = min(max(least - each * samples, 0.0), own)
+    return _Speed(first, (own - first) / (len(pack) - 1), each)
 
 
 class _Steps:
@@ -136,25 +159,36 @@ class _Steps:
     ) -> None:
         endless = dataclasses.replace(rules, budget=UNLIMITED, curves=0)
         self.run = Run(problem, solver, pack, endless, torch.device(device), problem.dtype)
-        self.counts = [name for name, p in parameters(solver).items() if p.kind == "count"]
+        full = self.run.solver
+        self.full = {n: getattr(full, n) for n, p in parameters(solver).items() if p.kind == "count"}
+        self.few = {name: count.clamp(max=FEW) for name, count in self.full.items()}
+        self.cut = dataclasses.replace(full, **self.few)
+        with self.run.meter.watching():
+            self.state = self.run.begin()
+
+    def least(self) -> tuple[float, float]:
+        """Seconds and samples of one upper iteration of cut counts, after a first one."""
+        with self.run.meter.watching():
+            return self._several(0.0)
 
     def measured(self, seconds: float) -> tuple[float, float]:
-        """Priced samples of an upper iteration of the pack, and its seconds; takes about `seconds` or one
-        upper iteration of cut counts."""
-        full = self.run.solver
-        few = {name: getattr(full, name).clamp(max=FEW) for name in self.counts}
+        """Seconds of an upper iteration of the pack besides those that go with its samples, and per sample.
+
+        Takes about `seconds`, or two upper iterations of cut counts."""
         with self.run.meter.watching():
-            state = self.run.begin()
-            cut = dataclasses.replace(full, **few)
-            taken, samples, state = self._several(cut, state, seconds / 2)
-            long = [name for name in self.counts if not torch.equal(few[name], getattr(full, name))]
-            before, samples_before = taken, samples
+            before, samples_before = self._several(seconds / 3)
+            taken, samples = before, samples_before
+            long = [name for name in self.few if not torch.equal(self.few[name], self.full[name])]
             for name in long:
-                one = dataclasses.replace(cut, **{name: getattr(full, name)})
-                more, samples_more = self._broken_off(one, state, before, seconds / 2 / len(long))
+                one = dataclasses.replace(self.cut, **{name: self.full[name]})
+                each = seconds * 2 / 3 / len(long) / REPEATS
+                more, samples_more = min(self._broken_off(one, before, each) for _ in range(REPEATS))
                 taken += max(0.0, more - before)
                 samples += samples_more - samples_before
-        return samples, taken
+        if samples <= samples_before:
+            return before, 0.0
+        each = (taken - before) / (samples - samples_before)
+        return max(before - each * samples_before, 0.0), each
 
     def _declared(self, solver: Solver[Any]) -> tuple[np.ndarray, float]:
         meter = self.run.meter
@@ -162,23 +196,19 @@ class _Steps:
         priced = self.run.accountant.priced(table) * np.ones(meter.trials)
         return table, float(priced.sum())
 
-    def _several(self, solver: Solver[Any], state: State, seconds: float) -> tuple[float, float, State]:
-        """Mean seconds and samples of upper iterations; the first, which is slower, counts only if there
-        is no time for more."""
+    def _several(self, seconds: float) -> tuple[float, float]:
+        """Mean seconds and samples of upper iterations of cut counts, after a first one."""
         begun, times, samples = time.perf_counter(), list[float](), list[float]()
-        while len(times) <= ITERATIONS and (not times or time.perf_counter() - begun < seconds):
-            declared, priced = self._declared(solver)
+        while len(times) < 2 or (len(times) <= ITERATIONS and time.perf_counter() - begun < seconds):
+            declared, priced = self._declared(self.cut)
             start = time.perf_counter()
-            state = self.run.iterate(solver, state, declared)
+            self.state = self.run.iterate(self.cut, self.state, declared)
             times.append(time.perf_counter() - start)
             samples.append(priced)
             self.run.meter.begin(self.run.meter.place.iteration + 1)
-        later = slice(1, None) if len(times) > 1 else slice(None)
-        return float(np.mean(times[later])), float(np.mean(samples[later])), state
+        return float(np.median(times[1:])), float(np.mean(samples[1:]))
 
-    def _broken_off(
-        self, solver: Solver[Any], state: State, before: float, seconds: float
-    ) -> tuple[float, float]:
+    def _broken_off(self, solver: Solver[Any], before: float, seconds: float) -> tuple[float, float]:
         """Seconds and samples of one upper iteration; where it is broken off, at the rate up to there."""
         declared, priced = self._declared(solver)
         accountant = self.run.accountant
@@ -196,7 +226,7 @@ class _Steps:
 
         accountant.watch = watch
         try:
-            self.run.iterate(solver, state, declared)
+            self.run.iterate(solver, self.state, declared)
         except _Enough:
             taken = done[1]
             return max(taken, before) + (granted - done[0]) * taken / done[0], priced
@@ -206,14 +236,14 @@ class _Steps:
 
 
 def _scoring(
-    problem: Problem, solver: type[Solver[Any]], pack: Configs, rules: Rules, device: str, seconds: float
+    problem: Problem, pack: Configs, rules: Rules, device: str, seconds: float
 ) -> tuple[float, float]:
     """Seconds per trial of the evaluation, and of a point of a curve; in a pack where there is time."""
     alone, curve = _scored(problem, 1, rules, device)
     if len(pack) == 1 or (alone[0] + curve[0]) * len(pack) > seconds:
         return alone[1], curve[1]
-    evaluation, curve = _scored(problem, len(pack), rules, device)
-    return evaluation[1], curve[1]
+    several = [_scored(problem, len(pack), rules, device) for _ in range(REPEATS)]
+    return min(evaluation[1] for evaluation, _ in several), min(curve[1] for _, curve in several)
 
 
 def _scored(

@@ -73,8 +73,8 @@ def print_plan(
     start = RAY_START + started if on_ray and trials else 0.0
     seconds = start + total / max(1, min(workers, trials))
     typer.echo(
-        f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most} (from some upper "
-        "iterations of\neach solver on one thread of this machine, as busy as it is now)"
+        f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most}; from some "
+        "upper iterations\nof each solver on one thread of this machine, as busy as it is now"
     )
 
 

@@ -9,7 +9,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, nearest
+from harness.errors import HarnessError, last_line, nearest
 
 if TYPE_CHECKING:
     from harness.problem import Problem
@@ -46,11 +45,6 @@ class Plugin:
             raise HarnessError(
                 f"{self.kind} {self.name!r} cannot be imported from {self.origin}: {last_line(error)}"
             ) from None
-
-
-def last_line(error: BaseException) -> str:
-    """Type and message of an error in one line."""
-    return re.sub(r"\s+", " ", "".join(traceback.format_exception_only(error)).strip())
 
 
 class Plugins:

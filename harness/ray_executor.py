@@ -19,8 +19,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from harness.errors import HarnessError
-from harness.plugins import last_line
+from harness.errors import HarnessError, last_line
 from harness.sizing import workers_per_device
 from harness.study import Executor, Study
 from harness.worker import Context, Pack, Worker, results_from_json, results_to_json

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch.func import grad, vmap
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, last_line
 from harness.options import not_negative, one_of, pairs
 from harness.params import check_values
-from harness.plugins import Plugins, last_line
+from harness.plugins import Plugins
 from harness.problem import Problem
 from harness.rules import Rules
 from harness.runner import Result, failed, run_pack
@@ -97,7 +97,7 @@ class Worker:
         """One result per trial. A pack in which anything goes wrong is run again trial by trial, so that
         only the trial at fault is recorded as failed."""
         try:
-            return self._attempt(pack)
+            return self.attempt(pack)
         except (Exception, _TooLong) as error:  # noqa: BLE001 - recorded as the trial's reason
             if len(pack.numbers) > 1:
                 return [result for single in pack.singles() for result in self.run(single)]
@@ -105,7 +105,8 @@ class Worker:
             reason = timeout if isinstance(error, _TooLong) else last_line(error)
             return [failed(pack.configs[0], reason)]
 
-    def _attempt(self, pack: Pack) -> list[Result]:
+    def attempt(self, pack: Pack) -> list[Result]:
+        """One result per trial, or whatever a trial raises."""
         solver = self.plugins.solver(pack.solver)
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
         with _time_limit(self.context.trial_timeout * len(configs)):

@@ -77,6 +77,7 @@ class DataPoisoning(Problem):
         "mean_norm": Metric("mean norm of a moved row", "Mean norm"),
         "max_norm": Metric("largest norm of a row", "Max norm"),
     }
+    default_budget, default_trials = 2_000_000, 200  # the paper's: Section 7.3
 
     dataset: str = option("which images", default="mnist", choices=DATASETS)
     regulariser: str = option(

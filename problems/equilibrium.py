@@ -100,6 +100,7 @@ class Equilibrium(Problem):
         "test_accuracy": Metric("test accuracy (%)", "Test", "higher"),
         "prox_map_norm": Metric("norm of the proximal-gradient map", "Prox map"),
     }
+    default_budget, default_trials = 60_000_000, 20  # the paper's upper iterations of BSGM at 600 examples
     by_example = True
 
     dataset: str = option("which images", default="mnist", choices=DATASETS)

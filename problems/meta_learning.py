@@ -94,6 +94,7 @@ class MetaLearning(Problem):
         "train_loss": Metric("meta-training loss", "Train loss"),
         "train_accuracy": Metric("meta-training accuracy (%)", "Train", "higher"),
     }
+    default_budget, default_trials = 27_500_000, 20  # the paper's 50 000 tasks by BSGM
     by_example = True
 
     dataset: str = option(
