@@ -12,7 +12,9 @@ import pytest
 from harness.cli import main
 
 TOY = str(Path(__file__).parent / "toy_plugin.py")
-RAISES = next(n for n, line in enumerate(Path(TOY).read_text("utf-8").splitlines(), 1) if "raise Arith" in line)
+RAISES = next(
+    n for n, line in enumerate(Path(TOY).read_text("utf-8").splitlines(), 1) if "raise Arith" in line
+)
 RUN = [
     "run",
     "toy_quadratic",
@@ -85,8 +87,8 @@ def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
             f"ArithmeticError: made to raise (toy_plugin.py:{RAISES})",
         ),
         ([*TRIAL[:1], "equilibrium", *AMIGO_CG], NOT_DEFINED),
-        (["run", "equilibrium", "--solvers", "amigo_cg", *RUN[4:], *NOWHERE], NOT_DEFINED),
-        (["run", "equilibrium", "--solvers", "amigo_cg", *RUN[4:], *NOWHERE, "--dry-run"], NOT_DEFINED),
+        (["run", "equilibrium", "--solvers", "amigo_cg", *RUN[2:], *NOWHERE], NOT_DEFINED),
+        (["run", "equilibrium", "--solvers", "amigo_cg", *RUN[2:], *NOWHERE, "--dry-run"], NOT_DEFINED),
         (["status", "{dir}/nowhere"], "is not a study"),
         (["report", "{dir}/nowhere"], "is not a study"),
         (["show", "bsgn"], "did you mean 'bsgm'"),
@@ -170,7 +172,9 @@ def test_debug_shows_where_it_happened(
     for debugging in (["--debug", *words], [*words, "--debug"]):
         assert harness(monkeypatch, debugging) == 2
         said = capsys.readouterr().err
-        assert f'toy_plugin.py", line {RAISES}' in said and said.rstrip().splitlines()[-1].startswith("error: ")
+        assert f'toy_plugin.py", line {RAISES}' in said and said.rstrip().splitlines()[-1].startswith(
+            "error: "
+        )
 
 
 def test_pdb_opens_where_a_trial_raises(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +196,9 @@ def test_a_plugin_that_cannot_be_imported_says_the_line(
 ) -> None:
     for text, said in (("import os\n\n1 / 0\n", "(mine.py:3)"), ("x = 1\nx = = 2\n", "(mine.py:2)")):
         (tmp_path / "mine.py").write_text(text)
-        assert harness(monkeypatch, ["trial", "quadratic", "mine", "--plugin", str(tmp_path / "mine.py")]) == 2
+        assert (
+            harness(monkeypatch, ["trial", "quadratic", "mine", "--plugin", str(tmp_path / "mine.py")]) == 2
+        )
         assert said in capsys.readouterr().err
 
 

@@ -66,12 +66,17 @@ def test_a_saved_study_is_the_study(
     left, right = (read_spec(path) for path in (folder / "direct", elsewhere / "again"))
     since = {"toy_solver": left.solvers["toy_solver"].model_copy(update={"since": ""})}
     assert left.model_copy(update={"solvers": since}) == right.model_copy(update={"solvers": since})
-    assert load_record(folder / "direct").trials["objective"].equals(load_record(Path("again")).trials["objective"])
+    assert (
+        load_record(folder / "direct")
+        .trials["objective"]
+        .equals(load_record(Path("again")).trials["objective"])
+    )
 
     assert harness(monkeypatch, *again, "more", "--trials", "3", "--seed", "5") == 0
     assert (read_spec(Path("more")).trials, read_spec(Path("more")).rules.seed) == (3, 5)
     assert read_spec(Path("more")).data_seed == 5
     capsys.readouterr()
+    monkeypatch.chdir(folder)
     assert harness(monkeypatch, *words, "unused", "--save-config", folder / "study.toml") == 2
     assert "exists already" in capsys.readouterr().err
 

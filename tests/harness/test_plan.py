@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from problems.quadratic import Quadratic
 
 WORDS = ["run", "quadratic", "--set", "upper_dim=10", "--set", "lower_dim=8", "--executor", "inline"]
 WORDS += ["--device", "cpu", "--solvers", "bsgm,amigo", "--budget", "400", "--curves", "0"]
+
+BATCHES: dict[str, Any] = {"cross_batches": 1, "batch_size": 1, "upper_batch_size": 0}
+SIZES = {"upper_step_size": 0.1, "lower_step_size": 0.1, "system_step_size": 0.1}
 
 
 def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
@@ -66,11 +70,7 @@ def test_what_is_timed_is_what_it_takes(lower_steps: tuple[int, ...]) -> None:
     problem.setup(None, 1, torch.device("cpu"), problem.dtype)
     torch.set_num_threads(1)
     solver = Plugins().solver("bsgm")
-    sizes = {"upper_step_size": 0.1, "lower_step_size": 0.1, "system_step_size": 0.1}
-    configs = [
-        {"lower_steps": t, "system_steps": t, "cross_batches": 1, "batch_size": 1, "upper_batch_size": 0} | sizes
-        for t in lower_steps
-    ]
+    configs = [BATCHES | SIZES | {"lower_steps": t, "system_steps": t} for t in lower_steps]
     rules = Rules(6000, {}, 1, curves=0)
     timing = pilot(problem, solver, configs, rules, Packing(4), "cpu", 0.3)
     results = run_pack(problem, solver, configs, rules, torch.device("cpu"), problem.dtype)
@@ -81,8 +81,7 @@ def test_what_is_timed_is_what_it_takes(lower_steps: tuple[int, ...]) -> None:
 def test_what_does_not_fit_takes_no_time() -> None:
     problem = Quadratic(upper_dim=5, lower_dim=4)
     problem.setup(None, 1, torch.device("cpu"), problem.dtype)
-    config = {"lower_steps": 50, "system_steps": 50, "cross_batches": 1, "batch_size": 1, "upper_batch_size": 0}
-    config |= {"upper_step_size": 0.1, "lower_step_size": 0.1, "system_step_size": 0.1}
+    config = BATCHES | SIZES | {"lower_steps": 50, "system_steps": 50}
     rules = Rules(10, {}, 1, curves=0)
     timing = pilot(problem, Plugins().solver("bsgm"), [config], rules, Packing(4), "cpu", 0.1)
     assert np.array_equal(timing.search, [0.0]) and timing.seconds(20) == 0.0
