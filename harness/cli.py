@@ -296,6 +296,7 @@ def main() -> None:
         require_unshadowed()
         code = app(words, standalone_mode=False, obj=settings)
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
         code = 130
     except Exception as error:  # noqa: BLE001 - a user's mistake, or one of the option parser; else a defect
         text = _explained(error)

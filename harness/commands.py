@@ -142,8 +142,8 @@ def show_status(folder: Path) -> None:
     tallies = {solver: Tally(spec.trials) for solver in spec.solvers}
     for solver, trials in read_trials(folder, spec).items():
         for trial in filter(told, trials):
-            tallies[solver].add(result_of(trial), new=False)
-    Console().print(tally_table(tallies))
+            tallies[solver].add(result_of(trial))
+    Console().print(tally_table(spec, tallies))
 
 
 def report_study(folder: Path, top: int, out: Path, write: Callable[[Record, Path, int], Path]) -> None:

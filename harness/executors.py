@@ -15,7 +15,10 @@ def inline(context: Context) -> Executor:
     """One pack after another in this process: for tests, debuggers and machines without Ray."""
 
     def execute(study: Study) -> None:
-        worker = Worker(context)
+        spent: dict[str, float] = {}
+        study.in_flight_samples = lambda: spent
+        worker = Worker(context, spent.__setitem__)
+        study.stage = ""
         while (pack := study.next_pack()) is not None:
             study.record(pack, worker.run(pack))
 

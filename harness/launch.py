@@ -180,6 +180,7 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
         study = Study(out, whole, problem, solvers, packing)
         if not study.finished():
             try:
+                study.stage = "Ray starts" if execution.executor == "ray" else "reading the data"
                 with shown(study):
                     execution.executor_of(context)(study)
             except KeyboardInterrupt:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the driver, not only Tune
@@ -24,14 +26,53 @@ from harness.sizing import workers_per_device
 from harness.study import Executor, Study
 from harness.worker import Context, Pack, Worker, results_from_json, results_to_json
 
-CONTEXT, PACK, RESULTS = "context", "pack", "results"
+CONTEXT, PACK, RESULTS, BOARD = "context", "pack", "results", "board"
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where workers write how far their packs have come, for the driver to read."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, tuple[str, float]] = {}
+
+    def write(self, worker: str, solver: str, samples: float) -> None:
+        self._spent[worker] = solver, samples
+
+    def read(self) -> dict[str, float]:
+        """Samples of packs in flight by solver; a solver whose packs are over has 0."""
+        found: dict[str, float] = {}
+        for solver, samples in self._spent.values():
+            found[solver] = found.get(solver, 0.0) + samples
+        return found
+
+
+class Reading:
+    """The board as the driver knows it: asked again only when it has answered: nobody waits."""
+
+    def __init__(self, board: Any, study: Study) -> None:
+        self.board, self.study = board, study
+        self.asked = board.read.remote()
+        self.known: dict[str, float] = {}
+
+    def __call__(self) -> Mapping[str, float]:
+        if ray.is_initialized() and ray.wait([self.asked], timeout=0)[0]:
+            answer = ray.get(self.asked)
+            self.known = dict.fromkeys(self.known, 0.0) | answer
+            self.asked = self.board.read.remote()
+            if answer:
+                self.study.stage = ""
+        return self.known
 
 
 class PackTrainable(tune.Trainable):
     """An actor that sets the problem up once and then runs pack after pack."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.worker = Worker.from_json(config[CONTEXT])
+        board, name = config[BOARD], ray.get_runtime_context().get_actor_id()
+        self.worker = Worker.from_json(
+            config[CONTEXT], lambda solver, samples: board.write.remote(name, solver, samples)
+        )
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
@@ -51,9 +92,9 @@ class PackTrainable(tune.Trainable):
 class StudySearcher(Searcher):
     """Hands the packs of a study to Tune, and their results back."""
 
-    def __init__(self, study: Study, context: str) -> None:
+    def __init__(self, study: Study, context: str, board: Any) -> None:
         super().__init__(metric=None, mode=None)
-        self.study, self.context = study, context
+        self.study, self.context, self.board = study, context, board
         self.running: dict[str, Pack] = {}
         self.error: BaseException | None = None
 
@@ -62,12 +103,13 @@ class StudySearcher(Searcher):
         if pack is None:
             return None if self.study.in_flight and not self.error else Searcher.FINISHED
         self.running[trial_id] = pack
-        return {CONTEXT: self.context, PACK: pack.to_json()}
+        return {CONTEXT: self.context, PACK: pack.to_json(), BOARD: self.board}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         pack = self.running.pop(trial_id)
+        self.study.stage = ""
         if error or not result or RESULTS not in result:
             self._guard(self.study.died, pack, "the worker died (killed, or out of memory)")
         else:
@@ -101,10 +143,16 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
     def execute(study: Study) -> None:
         _start(workers, address)
         _quiet()
-        searcher = StudySearcher(study, context.to_json())
+        board = Board.remote()  # type: ignore[attr-defined]  # what ray.remote makes of a class
+        study.in_flight_samples = Reading(board, study)
+        study.stage = f"{workers} workers start and read the data"
+        searcher = StudySearcher(study, context.to_json(), board)
         try:
             with tempfile.TemporaryDirectory(prefix="harness-ray-") as scratch:
                 _tuner(searcher, context.device, workers, scratch).fit()
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted: the workers end ...\n")
+            raise
         except Exception as error:  # noqa: BLE001 - Tune wraps what it meets in its own types
             stopped = HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
             raise (searcher.error or stopped) from None

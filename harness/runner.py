@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -280,14 +281,19 @@ def run_pack(
     rules: Rules,
     device: torch.device,
     dtype: torch.dtype,
+    watch: Callable[[Accountant], None] | None = None,
 ) -> list[Result]:
     """Results in the order of `configs`, which must agree on every shared parameter.
+
+    watch: called whenever something is charged.
 
     Inside, the trials run in order of falling cost, so that the ragged loop drops trailing ones.
     Raises HarnessError: the solver is not defined for the problem."""
     require_defined(solver, problem)
     order = np.argsort(-first_cost(problem, solver, configs, rules.seed), kind="stable")
     run = Run(problem, solver, [configs[n] for n in order], rules, device, dtype)
+    if watch is not None:
+        run.accountant.watch = partial(watch, run.accountant)
     run.search()
     run.score()
     return [run.results[place] for place in np.argsort(order)]

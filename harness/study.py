@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,32 +34,31 @@ ATTEMPTS = 3
 
 @dataclass
 class Tally:
-    """How far one solver has come; `samples` and `new` count this session only."""
+    """How far one solver has come. in_flight: samples that packs which run now have used."""
 
     trials: int
     states: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("completed", "diverged", "failed"), 0)
     )
     best: float = float("inf")
-    samples: float = 0.0
-    new: int = 0
+    in_flight: float = 0.0
 
     @property
     def told(self) -> int:
         return sum(self.states.values())
 
-    def add(self, result: Result, new: bool) -> None:
+    def add(self, result: Result) -> None:
         self.states[result.state] += 1
         if result.state != "failed":
             self.best = min(self.best, result.objective)
-        if new:
-            self.new += 1
-            self.samples += result.ledger.get("total", 0.0)
 
 
 class Study:
     """One study folder, open for writing: the trials of `solvers`, perhaps not all that it has. `next_pack`
-    and `record` are all that an executor calls."""
+    and `record` are all that an executor calls.
+
+    For whoever shows it, set by the executor: stage, what goes on before packs run, in words, and
+    in_flight_samples, which gives those that running packs have used, by solver."""
 
     def __init__(
         self,
@@ -74,7 +72,8 @@ class Study:
         self.packing = packing
         self.spaces = spec.spaces()
         self.tallies = {solver: Tally(spec.trials) for solver in solvers}
-        self.begun = time.monotonic()
+        self.stage = ""
+        self.in_flight_samples: Callable[[], Mapping[str, float]] = dict
         self.in_flight = 0
         self._trials: dict[tuple[str, int], Trial] = {}
         self._queue: deque[Pack] = deque()
@@ -94,7 +93,7 @@ class Study:
         trials = study.get_trials(deepcopy=False)
         study.sampler = sampler(self.spec.sampler, self.spec.search_seed, solver, self.spaces, len(trials))
         for trial in filter(told, trials):
-            self.tallies[solver].add(result_of(trial), new=False)
+            self.tallies[solver].add(result_of(trial))
         return study
 
     def _windows(self, solver: str) -> Iterator[list[Pack]]:
@@ -159,7 +158,7 @@ class Study:
         self.in_flight -= 1
         for number, result in zip(pack.numbers, results, strict=True):
             tell(self._trials.pop((pack.solver, number)), result)
-            self.tallies[pack.solver].add(result, new=True)
+            self.tallies[pack.solver].add(result)
 
     def died(self, pack: Pack, reason: str) -> None:
         """A worker died with this pack: its trials run again alone, at most ATTEMPTS times in all."""

@@ -8,7 +8,8 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch.func import grad, vmap
 
+from harness.budget import Accountant
 from harness.errors import HarnessError, last_line
 from harness.options import not_negative, one_of, pairs
 from harness.params import check_values
@@ -79,25 +81,34 @@ class _TooLong(BaseException):
     """Not an Exception: a plug-in that catches those must not swallow it."""
 
 
+PULSE = 1.0
+"""Seconds between two tellings of how far a pack has come."""
+
+
 class Worker:
-    def __init__(self, context: Context) -> None:
+    """spent: told the solver of a pack and the samples it has used, every PULSE seconds; 0: it is over."""
+
+    def __init__(self, context: Context, spent: Callable[[str, float], None] | None = None) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
         vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first; an alarm amid that would break it
-        self.context = context
+        self.context, self.spent = context, spent
         self.device = torch.device(context.device)
         self.plugins = context.find_plugins()
         self.problem = set_up(self.plugins, context)
 
     @classmethod
-    def from_json(cls, text: str) -> Worker:
-        return cls(Context.from_json(text))
+    def from_json(cls, text: str, spent: Callable[[str, float], None] | None = None) -> Worker:
+        return cls(Context.from_json(text), spent)
 
     def run(self, pack: Pack) -> list[Result]:
         """One result per trial. A pack in which anything goes wrong is run again trial by trial, so that
         only the trial at fault is recorded as failed."""
         try:
-            return self.attempt(pack)
+            results = self.attempt(pack)
+            if self.spent is not None:
+                self.spent(pack.solver, 0.0)
+            return results
         except (Exception, _TooLong) as error:  # noqa: BLE001 - recorded as the trial's reason
             if len(pack.numbers) > 1:
                 return [result for single in pack.singles() for result in self.run(single)]
@@ -111,8 +122,28 @@ class Worker:
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
         with _time_limit(self.context.trial_timeout * len(configs)):
             return run_pack(
-                self.problem, solver, configs, self.context.rules, self.device, self.problem.dtype
+                self.problem,
+                solver,
+                configs,
+                self.context.rules,
+                self.device,
+                self.problem.dtype,
+                self._pulse(pack.solver),
             )
+
+    def _pulse(self, solver: str) -> Callable[[Accountant], None] | None:
+        if self.spent is None:
+            return None
+        tell, last = self.spent, time.monotonic()
+
+        def watch(accountant: Accountant) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= PULSE:
+                last = now
+                tell(solver, float(accountant.spent.sum()))
+
+        return watch
 
 
 def make_context(

@@ -30,6 +30,9 @@ step_size = { low = 1e-4, high = 10 }
 """
 
 
+SIZES = "upper_step_size = 1\nlower_step_size = 1\nsystem_step_size = 1\n"
+
+
 def space(text: str) -> object:
     return SpaceFile("toy", "toy.toml", text).space("toy", Toy)
 
@@ -112,7 +115,7 @@ def test_a_missing_file_and_a_problem_without_space(tmp_path: Path) -> None:
 
 def test_a_file_of_the_users_replaces_tables_and_adds_some(tmp_path: Path) -> None:
     own = tmp_path / "mine.toml"
-    own.write_text("[bsgm]\nlower_steps = 3\nupper_step_size = 1\nlower_step_size = 1\n" + GOOD)
+    own.write_text("[bsgm]\nlower_steps = 3\nsystem_steps = 3\n" + SIZES + GOOD)
     shipped = find_space("quadratic", None)
     found = find_space("quadratic", own, [*shipped.solvers(), "toy"])
     bsgm = Plugins().solver("bsgm")
