@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the driver, not only Tune
@@ -22,6 +23,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from harness.errors import HarnessError, last_line
+from harness.shadow import require_clear
 from harness.sizing import workers_per_device
 from harness.study import Executor, Study
 from harness.worker import Context, Pack, Worker, results_from_json, results_to_json
@@ -139,6 +141,8 @@ class StudySearcher(Searcher):
 
 def on_ray(context: Context, workers: int, address: str | None) -> Executor:
     """Run a study on a Ray started here for `workers` actors, or on the cluster at `address`."""
+
+    require_clear(Path.cwd())
 
     def execute(study: Study) -> None:
         _start(workers, address)

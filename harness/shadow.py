@@ -22,6 +22,23 @@ def require_unshadowed() -> None:
             raise HarnessError(_in_the_way(name, found))
 
 
+def require_clear(folder: Path) -> None:
+    """Workers of Ray look in the driver's folder first. Raises HarnessError where something in it has the name of
+    what we import."""
+    for entry in sorted(folder.iterdir()):
+        package = (entry / "__init__.py").is_file()
+        name = entry.stem if entry.suffix == ".py" else entry.name
+        if (package or entry.suffix == ".py") and _wanted(name):
+            spec = find_spec(name)
+            if spec and spec.origin and not Path(spec.origin).resolve().is_relative_to(folder.resolve()):
+                raise HarnessError(_in_the_way(name, entry.resolve(), "would be"))
+
+
+def _wanted(name: str) -> bool:
+    ours = name in PACKAGES or name in sys.modules
+    return ours and name not in sys.stdlib_module_names and name != "__main__"
+
+
 def shadowed_by(error: BaseException) -> str | None:
     """Of an import that failed, the module of the user's that stands in the way, in words; None: none."""
     if not isinstance(error, ImportError | AttributeError):
@@ -35,8 +52,8 @@ def shadowed_by(error: BaseException) -> str | None:
     return None
 
 
-def _in_the_way(name: str, found: Path) -> str:
+def _in_the_way(name: str, found: Path, verb: str = "is") -> str:
     return (
-        f"{found} is imported as {name!r} in place of the installed one; rename it, or run harness from "
+        f"{found} {verb} imported as {name!r} in place of the installed one; rename it, or run harness from "
         "another folder and without it on PYTHONPATH"
     )

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from harness.cli import main
+from harness.errors import HarnessError
+from harness.shadow import require_clear
 
 TOY = str(Path(__file__).parent / "toy_plugin.py")
 RAISES = next(
@@ -224,3 +226,17 @@ def test_a_folder_in_the_way_is_named_in_one_line(name: str, tmp_path: Path) -> 
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path / name} is imported as '{name}'")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["solvers/__init__.py", "optuna.py"])
+def test_what_would_stand_in_the_way_of_workers_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    for harmless in (name, "helpers.py", "types.py"):
+        (tmp_path / harmless).write_text("")
+    with pytest.raises(
+        HarnessError, match=f"would be imported as '{Path(name).parts[0].removesuffix('.py')}'"
+    ):
+        require_clear(tmp_path)
+    (tmp_path / name).unlink()
+    require_clear(tmp_path)
+    require_clear(Path(__file__).parents[2])
