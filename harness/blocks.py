@@ -171,7 +171,8 @@ def decayed(step_size: Tensor, exponent: Tensor | float, iteration: int, restart
     if since == 0:
         return step_size
     if isinstance(exponent, Tensor):
-        return step_size * torch.pow(since + 1.0, -exponent)  # type: ignore[no-any-return]
+        shrunk: Tensor = step_size * torch.pow(since + 1.0, -exponent)
+        return shrunk
     return step_size * (since + 1.0) ** -exponent
 
 

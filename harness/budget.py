@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -73,6 +73,9 @@ class Accountant:
     Prices and budget are decimals as they are written (0.1 is a tenth), counted in whole units of their
     common denominator.
 
+    Attributes: watch: called after every charge, before that is computed; what it raises breaks the upper
+    iteration off.
+
     Args: trials: N. budget: priced samples per trial; inf: none. prices: priced samples per sample of each
     kind, 1 where none is given.
     Raises HarnessError: the units of budget and prices are too many to count.
@@ -97,6 +100,7 @@ class Accountant:
         self._declared = self._used
         self._granted: list[Any] = [0] * len(KINDS)
         self._drawn: list[Any] = [0] * len(KINDS)
+        self.watch: Callable[[], None] | None = None
 
     @property
     def ledger(self) -> np.ndarray:
@@ -128,6 +132,7 @@ class Accountant:
     def open(self, trials: slice | np.ndarray, declared: np.ndarray) -> None:
         """Grant one upper iteration."""
         self._trials, self._declared = trials, declared
+        self._drawn = [0] * len(KINDS)  # the one before may have been broken off
         if declared.shape[1] == 1:
             self._granted = declared[:, 0].tolist()
             self._spent[trials] += self._price(declared)
@@ -156,6 +161,8 @@ class Accountant:
         if _any(drawn > self._granted[column]):
             raise PluginError(f"the solver's cost() declares fewer {kind} samples than its step() uses")
         self._drawn[column] = drawn
+        if self.watch is not None:
+            self.watch()
 
     def close(self) -> None:
         """End an upper iteration; raises PluginError where less was used than declared."""

@@ -2,24 +2,42 @@
 
 import io
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, show_traceback
+from harness.shadow import require_unshadowed, shadowed_by
 
 app = typer.Typer(
     name="harness",
     help="Compare bilevel optimisation methods under one exact sample budget.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-ProblemName = Annotated[str, typer.Argument(metavar="PROBLEM", help="a problem of `harness list`")]
+
+def _names(kind: str) -> Callable[[str], list[str]]:
+    """For the shell's completion."""
+
+    def complete(incomplete: str) -> list[str]:
+        from harness.plugins import Plugins
+
+        return [name for name in Plugins().names(kind) if name.startswith(incomplete)]
+
+    return complete
+
+
+ProblemName = Annotated[
+    str,
+    typer.Argument(metavar="PROBLEM", help="a problem of `harness list`", autocompletion=_names("problem")),
+]
+SolverName = Annotated[str, typer.Argument(metavar="SOLVER", autocompletion=_names("solver"))]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a study")]
-Budget = Annotated[float, typer.Option(help="samples per trial")]
+Budget = Annotated[float | None, typer.Option(help="samples per trial; default: the problem's own")]
 Seed = Annotated[int, typer.Option(help="seed of mini-batches and initial points")]
 DataSeed = Annotated[int | None, typer.Option(help="seed of the data split; default: --seed")]
 Option = Annotated[
@@ -31,7 +49,8 @@ PluginFile = Annotated[
 DataDir = Annotated[Path | None, typer.Option(help="folder with the data files; default: $HARNESS_DATA")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto")]
 SpaceFile = Annotated[
-    Path | None, typer.Option("--space", help="a search space (TOML) instead of the shipped one")
+    Path | None,
+    typer.Option("--space", help="TOML tables that replace the shipped ones, or add to them"),
 ]
 Price = Annotated[
     list[str] | None,
@@ -49,12 +68,47 @@ Timeout = Annotated[
 Curves = Annotated[int, typer.Option(help="points along each trial with cheap metrics; 0: none")]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        import harness
+
+        typer.echo(f"bilevel-harness {harness.__version__}")
+        raise typer.Exit
+
+
+def _take_config(context: typer.Context, path: Path | None) -> Path | None:
+    """The values of a study file as this command's defaults."""
+    if path is not None and not context.resilient_parsing:
+        from harness.config import read_config
+
+        names = [parameter.name or "" for parameter in context.command.params]
+        context.default_map = read_config(path, names)
+    return path
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="the version, and stop")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="errors with their traceback; may stand anywhere")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def run(
     problem: ProblemName,
-    out: Annotated[Path, typer.Option(help="the folder of the study; the same command there resumes it")],
-    budget: Budget,
-    trials: Annotated[int, typer.Option(help="configurations per solver")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the folder of the study; the same command resumes it; default: runs/PROBLEM-DATE"),
+    ] = None,
+    budget: Budget = None,
+    trials: Annotated[
+        int | None, typer.Option(help="configurations per solver; default: the problem's own")
+    ] = None,
     solvers: Annotated[str, typer.Option(help="names, with commas; default: all of the search space")] = "",
     seed: Seed = 1,
     data_seed: DataSeed = None,
@@ -79,6 +133,15 @@ def run(
     system_failure: SystemFailure = "start",
     trial_timeout: Timeout = 0.0,
     curves: Curves = 20,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_take_config, is_eager=True, help="a study file (TOML) with any of these options"
+        ),
+    ] = None,
+    save_config: Annotated[
+        Path | None, typer.Option(help="write these options to a study file, and stop")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
     retry: Annotated[str, typer.Option(metavar="failed", help="run trials again that failed")] = "",
     redo: Annotated[
@@ -86,30 +149,35 @@ def run(
     ] = "",
 ) -> None:
     """Run a study, or resume it: one problem, some solvers, the same budget for every trial."""
-    from harness.launch import Execution, Search, run_study
+    from harness.launch import Execution, Search, run_study, save_study, with_defaults
     from harness.options import one_of, prices
     from harness.rules import Rules
     from harness.worker import make_context
 
     if retry:
         one_of("--retry", retry, ("failed",))
-    rules = Rules(budget, prices(price or []), seed, divergence, system_failure, curves)
-    context = make_context(
+    taken = with_defaults(problem, plugins or [], budget, trials, out)
+    rules = Rules(taken.budget, prices(price or []), seed, divergence, system_failure, curves)
+    found = make_context(
         problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
     )
-    search = Search(trials, solvers, space, sampler, search_seed, published)
+    search = Search(taken.trials, solvers, space, sampler, search_seed, published)
+    if save_config:
+        raise typer.Exit(save_study(save_config, found, search))
+    taken.say()
     execution = Execution(executor, workers, address, pack)
-    raise typer.Exit(run_study(context, search, execution, out, dry_run, bool(retry), redo))
+    raise typer.Exit(run_study(found, search, execution, taken.out, dry_run, bool(retry), redo))
 
 
 @app.command(context_settings={"ignore_unknown_options": False})
 def trial(
+    context: typer.Context,
     problem: ProblemName,
-    solver: Annotated[str, typer.Argument(metavar="SOLVER")],
-    budget: Budget,
+    solver: SolverName,
     values: Annotated[
         list[str] | None, typer.Argument(metavar="NAME=VALUE", help="the configuration")
     ] = None,
+    budget: Budget = None,
     seed: Seed = 1,
     data_seed: DataSeed = None,
     device: Device = "cpu",
@@ -123,18 +191,23 @@ def trial(
     trial_timeout: Timeout = 0.0,
     curves: Curves = 0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    pdb: Annotated[bool, typer.Option("--pdb", help="the debugger where the trial raises")] = False,
 ) -> None:
     """Run one configuration; ties and fixed values of the search space are filled in."""
     from harness.commands import run_trial
+    from harness.launch import with_defaults
     from harness.options import prices
     from harness.rules import Rules
     from harness.worker import make_context
 
-    rules = Rules(budget, prices(price or []), seed, divergence, system_failure, curves)
-    context = make_context(
+    taken = with_defaults(problem, plugins or [], budget)
+    taken.say()
+    rules = Rules(taken.budget, prices(price or []), seed, divergence, system_failure, curves)
+    found = make_context(
         problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
     )
-    raise typer.Exit(run_trial(context, solver, values or [], space, as_json))
+    caught = not (pdb or context.obj.debug)
+    raise typer.Exit(run_trial(found, solver, values or [], space, as_json, caught, pdb))
 
 
 @app.command()
@@ -221,6 +294,17 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], plugins: PluginFi
     print_plugin(name, plugins or [])
 
 
+@app.command("space")
+def print_space(
+    problem: ProblemName,
+    solver: Annotated[str, typer.Argument(metavar="[SOLVER]", autocompletion=_names("solver"))] = "",
+) -> None:
+    """The shipped search space of a problem, or of one solver on it, as TOML."""
+    from harness.space import shipped_text
+
+    typer.echo(shipped_text(problem, solver))
+
+
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(metavar="SOLVER|PROBLEM")],
@@ -235,23 +319,44 @@ def check(
     raise typer.Exit(check_plugin(name, options or [], plugins or [], data_dir, limit))
 
 
+@dataclass
+class Settings:
+    """debug: errors with their traceback."""
+
+    debug: bool = False
+
+
 def main() -> None:
     """Errors of the user end in one line and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # where a terminal lacks a letter
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    settings = Settings(len(words) < len(sys.argv) - 1)
     try:
-        code = app(standalone_mode=False)
-    except HarnessError as error:
-        code = _complain(str(error))
-    except OSError as error:
-        code = _complain(f"{error}; what is recorded is safe, the same command goes on from there")
+        require_unshadowed()
+        code = app(words, standalone_mode=False, obj=settings)
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
         code = 130
-    except Exception as error:  # noqa: BLE001 - usage errors of the option parser; anything else is a defect
-        if not hasattr(error, "format_message"):
+    except Exception as error:  # noqa: BLE001 - a user's mistake, or one of the option parser; else a defect
+        text = _explained(error)
+        if settings.debug:
+            show_traceback(error)
+        elif text is None:
             raise
-        code = _complain(error.format_message()) if error.format_message() else 2
+        code = _complain(text) if text else 2
     sys.exit(code)
+
+
+def _explained(error: Exception) -> str | None:
+    """An error in words; None: a defect of ours."""
+    if isinstance(error, HarnessError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error}; what is recorded is safe, the same command goes on from there"
+    if hasattr(error, "format_message"):  # of the option parser
+        return str(error.format_message())
+    return shadowed_by(error)
 
 
 def _complain(text: str) -> int:

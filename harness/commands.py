@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pdb import post_mortem
 from typing import Any
 
 import typer
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from harness.check.verdict import Verdict
 from harness.child import Child, Died, TooLong
-from harness.errors import HarnessError, nearest
+from harness.errors import HarnessError, last_line, nearest
 from harness.options import pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins, kept_source, require_source
@@ -31,20 +32,40 @@ from harness.watched import working
 from harness.worker import Context, Pack, Worker, check_device, set_up
 
 
-def run_trial(context: Context, name: str, values: Sequence[str], space: Path | None, as_json: bool) -> int:
+def run_trial(
+    context: Context,
+    name: str,
+    values: Sequence[str],
+    space: Path | None,
+    as_json: bool,
+    caught: bool,
+    pdb: bool,
+) -> int:
+    """caught: what a trial raises is told in one line. pdb: it opens the debugger there."""
     plugins = context.find_plugins()
     solver = plugins.solver(name)
     require_defined(solver, plugins.problem(context.problem))
-    config = complete(_space_of(context.problem, name, solver, space), solver, pairs(values, name), name)
+    config = complete(
+        _space_of(context.problem, name, solver, space, plugins.names("solver")),
+        solver,
+        pairs(values, name),
+        name,
+    )
     with working(context) as worker:
         problem = worker.problem if isinstance(worker, Worker) else set_up(plugins, context)
         require_defined(solver, problem)
         for words in oversized(problem, config):
             sys.stderr.write(f"note: {name}: {words}\n")
+        pack = Pack(name, (0,), (config,))
+        run = worker.attempt if isinstance(worker, Worker) and not caught else worker.run
         try:
-            (result,) = worker.run(Pack(name, (0,), (config,)))
+            (result,) = run(pack)
         except Died:
             raise HarnessError(f"the trial failed: {DIED}") from None
+        except Exception as error:  # noqa: BLE001 - whatever a plug-in raises, one line or the debugger
+            if pdb:
+                post_mortem(error.__traceback__)
+            raise HarnessError(f"the trial failed: {last_line(error)}") from None
     fields = json.dumps(_summary(result))
     if as_json:
         typer.echo(fields)
@@ -55,18 +76,15 @@ def run_trial(context: Context, name: str, values: Sequence[str], space: Path | 
     return 0
 
 
-def _space_of(problem: str, name: str, solver: type[Solver[Any]], given: Path | None) -> Space:
-    """The solver's space on the problem; where none is shipped, its defaults without ties."""
-    try:
-        space_file = find_space(problem, given)
-    except HarnessError:
-        if given is not None:
-            raise
-        space_file = None
-    if space_file is not None and (given or name in space_file.solvers()):
+def _space_of(
+    problem: str, name: str, solver: type[Solver[Any]], given: Path | None, known: Sequence[str]
+) -> Space:
+    """The solver's space on the problem; where there is none, its defaults without ties."""
+    space_file = find_space(problem, given, known)
+    if name in space_file.solvers():
         return space_file.space(name, solver)
-    known = parameters(solver).items()
-    return Space(name, {n: {} if p.required else {"value": p.default} for n, p in known})
+    own = parameters(solver).items()
+    return Space(name, {n: {} if p.required else {"value": p.default} for n, p in own})
 
 
 def _summary(result: Result) -> dict[str, Any]:
@@ -164,8 +182,8 @@ def show_status(folder: Path) -> None:
     tallies = {solver: Tally(spec.trials) for solver in spec.solvers}
     for solver, trials in read_trials(folder, spec).items():
         for trial in filter(told, trials):
-            tallies[solver].add(result_of(trial), new=False)
-    Console().print(tally_table(tallies))
+            tallies[solver].add(result_of(trial))
+    Console().print(tally_table(spec, tallies))
 
 
 def report_study(folder: Path, top: int, out: Path, write: Callable[[Record, Path, int], Path]) -> None:

@@ -18,7 +18,10 @@ def inline(context: Context) -> Executor:
     debuggers and machines without Ray."""
 
     def execute(study: Study) -> None:
-        with working(context) as worker:
+        spent: dict[str, float] = {}
+        study.in_flight_samples = lambda: spent
+        with working(context, spent.__setitem__) as worker:
+            study.stage = ""
             while (pack := study.next_pack()) is not None:
                 try:
                     study.record(pack, worker.run(pack))

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
-import torch
 import typer
 
+from harness.config import write_config
 from harness.door import require_declared
-from harness.draws import SAMPLERS, grid_size, sampler
-from harness.errors import HarnessError, nearest
+from harness.draws import SAMPLERS, grid_size
+from harness.errors import HarnessError
 from harness.executors import default_workers, inline, on_ray
 from harness.interrupt import as_interrupts
 from harness.options import one_of, positive, valid_seed
 from harness.params import parameters
+from harness.plan import print_plan
 from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
 from harness.progress import shown
 from harness.repair import Again
-from harness.rules import Rules
-from harness.runner import first_cost, run_pack
-from harness.sizing import Packing, auto_packing, pack_bytes
+from harness.sizing import Packing, auto_packing
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
 from harness.study import Executor, Study, locked
-from harness.worker import Context, set_up
+from harness.worker import Context, Worker, set_up
 
 INTERRUPTED = 130
-PILOT_CONFIGURATIONS = 4
 
 
 @dataclass(frozen=True)
@@ -94,6 +90,70 @@ class Execution:
         return on_ray(context, self.workers_on(context.device), self.address)
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a study or a trial takes where nothing is given. said: in words."""
+
+    budget: float
+    trials: int
+    out: Path
+    said: str
+
+    def say(self) -> None:
+        if self.said:
+            sys.stderr.write(f"taken: {self.said}\n")
+
+
+def with_defaults(
+    problem: str,
+    plugins: Sequence[Path],
+    budget: float | None,
+    trials: int | None = 1,
+    out: Path | None = Path(),
+) -> Taken:
+    """A problem's budget and number of trials, and runs/PROBLEM-DATE, where none is given (None)."""
+    plugin = Plugins(plugins).problem(problem)
+    found = Taken(
+        plugin.default_budget if budget is None else budget,
+        plugin.default_trials if trials is None else trials,
+        Path("runs") / f"{problem}-{datetime.now():%Y-%m-%d}" if out is None else out,
+        "",
+    )
+    said = [
+        *([f"--budget {found.budget:.0f}"] if budget is None else []),
+        *([f"--trials {found.trials}"] if trials is None else []),
+        *([f"--out {found.out}"] if out is None else []),
+    ]
+    return replace(found, said=" ".join(said))
+
+
+def save_study(path: Path, context: Context, search: Search) -> int:
+    """A study file of all that a study's numbers depend on."""
+    rules = context.rules
+    own = {
+        "problem": context.problem,
+        "solvers": search.solvers,
+        "trials": search.trials,
+        "budget": rules.budget,
+        "seed": rules.seed,
+        "data_seed": None if context.data_seed == rules.seed else context.data_seed,
+        "search_seed": search.seed,
+        "sampler": search.sampler,
+        "published": search.published,
+        "space": str(search.space) if search.space else None,
+        "plugin": context.plugins,
+        "divergence": rules.divergence,
+        "system_failure": rules.system_failure,
+        "trial_timeout": context.trial_timeout,
+        "curves": rules.curves,
+        "set": context.options,
+        "price": {kind: price for kind, price in rules.prices.items() if price != 1},
+    }
+    write_config(path, own)
+    typer.echo(f"{path}: written; next: harness run --config {path}")
+    return 0
+
+
 def run_study(
     context: Context,
     search: Search,
@@ -105,16 +165,13 @@ def run_study(
 ) -> int:
     plugins = context.find_plugins()
     workers = execution.workers_on(context.device)
-    space_file = find_space(context.problem, search.space)
-    solvers = {
-        name: plugins.solver(name)
-        for name in _names(search.solvers, space_file, plugins, search.space is not None)
-    }
+    space_file = find_space(context.problem, search.space, plugins.names("solver"))
+    solvers = {name: plugins.solver(name) for name in _names(search.solvers, space_file, plugins)}
     require_declared(plugins.problem(context.problem))
     for solver in solvers.values():
         require_defined(solver, plugins.problem(context.problem))
     spec = make_spec(context, search, plugins.problem(context.problem), solvers, space_file)
-    problem = set_up(plugins, context)
+    problem = _set_up(context, dry_run)
     for solver in solvers.values():
         require_defined(solver, problem)
     for name, space in spec.spaces().items():
@@ -127,7 +184,7 @@ def run_study(
     automatic = execution.pack == "auto"
     packing = auto_packing(context.device, workers, total) if automatic else Packing(int(execution.pack))
     if dry_run:
-        _plan(spec, problem, solvers, packing, workers, context.device)
+        print_plan(spec, problem, solvers, packing, workers, context.device, out, execution.executor == "ray")
         return 0
     again = Again(list(solvers), retry, _redone(redo, solvers))
     with locked(out, spec, again) as whole:
@@ -135,6 +192,7 @@ def run_study(
         if not study.finished():
             as_interrupts()
             try:
+                study.stage = "Ray starts" if execution.executor == "ray" else "reading the data"
                 with shown(study):
                     execution.executor_of(context)(study)
             except KeyboardInterrupt:
@@ -146,19 +204,28 @@ def run_study(
     return 0
 
 
+def _set_up(context: Context, dry_run: bool) -> Problem:
+    """The problem with its data; for a plan in a process that is set up as a worker's."""
+    if not dry_run:
+        return set_up(context.find_plugins(), context)
+    sys.stderr.write(f"reading the data of {context.problem} ...\n")
+    return Worker(context).problem
+
+
 def _count(study: Study) -> str:
     total = sum(tally.told for tally in study.tallies.values())
     lost = sum(tally.states["failed"] for tally in study.tallies.values())
     return f"{total} trials recorded, {lost} failed"
 
 
-def _names(text: str, space: SpaceFile, plugins: Plugins, given: bool) -> list[str]:
+def _names(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
     if not text:
-        known = plugins.names("solver")
-        for name in space.solvers():
-            if search.space is not None and name not in known:
-                raise HarnessError(f"{space.path} has a table [{name}] of no solver; {nearest(name, known)}")
-        return [name for name in space.solvers() if name in known]
+        found = [name for name in space.solvers() if name in plugins.names("solver")]
+        if not found:
+            raise HarnessError(
+                f"no search space is shipped for problem {space.problem!r}; give one with --space FILE.toml"
+            )
+        return found
     names = [name.strip() for name in text.split(",") if name.strip()]
     if len(set(names)) < len(names) or not names:
         raise HarnessError(f"--solvers must be different names with commas between, but got {text!r}")
@@ -228,59 +295,3 @@ def _versions(device: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-def _plan(
-    spec: StudySpec,
-    problem: Problem,
-    solvers: Mapping[str, type[Solver[Any]]],
-    packing: Packing,
-    workers: int,
-    device: str,
-) -> None:
-    trials = spec.trials * len(solvers)
-    typer.echo(f"problem {spec.problem}, options {spec.options}")
-    for name, solver in spec.solvers.items():
-        drawn = [key for key, entry in solver.space.items() if "low" in entry or "choices" in entry]
-        typer.echo(f"solver {name}: {spec.trials} configurations of {', '.join(drawn) or 'one fixed point'}")
-    typer.echo(f"packs of at most {packing.most} on {workers} workers: about {-(-trials // packing.most)}")
-    evaluation = trials * problem.evaluation_samples
-    typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluation:,.0f} in evaluations")
-    dearest = max(_packed_bytes(spec, problem, name, solver, packing) for name, solver in solvers.items())
-    typer.echo(f"memory: about {dearest * workers / 2**20:,.0f} MiB for {workers} workers")
-    search, scoring = _pilot(spec, problem, solvers, device)
-    minutes = trials * (search * spec.rules.budget + scoring) / workers / 60
-    typer.echo(f"time: about {minutes:,.1f} minutes by one short trial alone; packs are usually faster")
-
-
-def _first_configurations(spec: StudySpec, solver: str) -> list[dict[str, Any]]:
-    space = spec.spaces()[solver]
-    drawing = optuna.create_study(sampler=sampler(spec.sampler, spec.search_seed, solver, spec.spaces(), 0))
-    few = min(spec.trials, PILOT_CONFIGURATIONS)
-    return [space.resolve(drawing.ask(space.distributions()).params) for _ in range(few)]
-
-
-def _packed_bytes(
-    spec: StudySpec, problem: Problem, name: str, solver: type[Solver[Any]], packing: Packing
-) -> float:
-    """The largest pack of a solver's first configurations, each taken as often as fits."""
-    return max(
-        pack_bytes(problem, solver, alike[cut])
-        for config in _first_configurations(spec, name)
-        for alike in [[config] * packing.most]
-        for cut in packing.cut(problem, solver, alike)
-    )
-
-
-def _pilot(
-    spec: StudySpec, problem: Problem, solvers: Mapping[str, type[Solver[Any]]], device: str
-) -> tuple[float, float]:
-    """Seconds per sample and per evaluation, of the cheapest of a few configurations on a small budget."""
-    name, plugin = next(iter(solvers.items()))
-    configs = _first_configurations(spec, name)
-    costs = np.array([first_cost(problem, plugin, [c], spec.rules.seed)[0] for c in configs])
-    budget = max(float(costs.min()), spec.rules.budget / 50)
-    rules = Rules(budget, {}, spec.rules.seed, curves=0)
-    cheapest = [configs[costs.argmin()]]
-    (result,) = run_pack(problem, plugin, cheapest, rules, torch.device(device), problem.dtype)
-    return result.seconds / max(result.ledger["total"], 1.0), result.evaluation_seconds

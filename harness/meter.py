@@ -21,7 +21,7 @@ from harness.streams import EPOCHS, THROUGH, Streams
 WATCHED = (
     *("lower_loss", "lower_map", "upper_loss", "lower_value", "upper_value", "metrics"),
     *("lower_gradient", "joint_lower_gradient", "hessian_vector", "cross", "upper_gradient"),
-    *("hessian", "cross_matrix", "evaluate", "evaluate_pack"),
+    *("hessian", "cross_matrix", "evaluate", "evaluate_pack", "part_of_evaluation"),
 )
 
 

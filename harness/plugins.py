@@ -9,7 +9,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, nearest
+from harness.errors import HarnessError, last_line, nearest
 
 if TYPE_CHECKING:
     from harness.problem import Problem
@@ -47,12 +46,6 @@ class Plugin:
             raise HarnessError(
                 f"{self.kind} {self.name!r} cannot be imported from {self.origin}: {last_line(error)}"
             ) from None
-
-
-def last_line(error: BaseException) -> str:
-    """Type and message of an error in one line of at most 500 characters that any file can hold."""
-    text = "".join(traceback.format_exception_only(error)).encode("utf-8", "replace").decode()
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()[:500]
 
 
 class Plugins:

@@ -40,6 +40,8 @@ class Problem(ABC):
     `setup` fills the sizes and the data. Variables are flat: x (dim_x,), y (dim_y,); in a pack of N
     trials x (N, dim_x), y (N, dim_y). By example, y is (B * dim_y,) for a batch of B.
     A problem writes `lower_loss` or, for a fixed-point lower level, `lower_map`.
+    default_budget, default_trials: what a study takes that says nothing else, samples of a trial and
+    configurations of a solver; where the problem is a paper's, the paper's.
     """
 
     label: ClassVar[str]
@@ -49,6 +51,8 @@ class Problem(ABC):
     metric_names: ClassVar[dict[str, Metric]]
     dtype: ClassVar[torch.dtype] = torch.float32
     by_example: ClassVar[bool] = False
+    default_budget: ClassVar[float] = 100_000
+    default_trials: ClassVar[int] = 20
 
     dim_x: int = field(init=False, default=0)
     dim_y: int = field(init=False, default=0)
@@ -112,6 +116,12 @@ class Problem(ABC):
     def evaluate_pack(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         """`evaluate` for N trials; override it where they can share work."""
         return [self.evaluate(*one) for one in zip(x, y, strict=True)]
+
+    def part_of_evaluation(self, x: Tensor, y: Tensor) -> float:
+        """Do some of `evaluate_pack`, and say which share of its work that is: `harness run --dry-run` times
+        it so. All of it, unless overridden, as it should be where one trial takes more than a second."""
+        self.evaluate_pack(x, y)
+        return 1.0
 
     def memory(self, pack: int, batch_size: int | None) -> int:
         """Bytes a worker needs for its data and for the derivatives and the evaluation of a pack, at that

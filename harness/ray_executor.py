@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,28 +25,70 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, last_line
 from harness.interrupt import as_interrupts
-from harness.plugins import last_line
+from harness.shadow import require_clear
 from harness.sizing import workers_per_device
 from harness.study import DIED, Executor, Study
 from harness.watched import working
 from harness.worker import Context, Pack, results_from_json, results_to_json
 
-CONTEXT, PACK, RESULTS, BROKEN = "context", "pack", "results", "broken"
+CONTEXT, PACK, RESULTS, BOARD, BROKEN = "context", "pack", "results", "board", "broken"
 SCRATCH = "harness-ray-"
 WATCH = 5.0
 """Seconds between two looks at the processes of Ray."""
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where workers write how far their packs have come, for the driver to read."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, tuple[str, float]] = {}
+
+    def write(self, worker: str, solver: str, samples: float) -> None:
+        self._spent[worker] = solver, samples
+
+    def read(self) -> dict[str, float]:
+        """Samples of packs in flight by solver; a solver whose packs are over has 0."""
+        found: dict[str, float] = {}
+        for solver, samples in self._spent.values():
+            found[solver] = found.get(solver, 0.0) + samples
+        return found
+
+
+class Reading:
+    """The board as the driver knows it: asked again only when it has answered: nobody waits."""
+
+    def __init__(self, board: Any, study: Study) -> None:
+        self.board, self.study = board, study
+        self.asked = board.read.remote()
+        self.known: dict[str, float] = {}
+
+    def __call__(self) -> Mapping[str, float]:
+        if ray.is_initialized() and ray.wait([self.asked], timeout=0)[0]:
+            answer = ray.get(self.asked)
+            self.known = dict.fromkeys(self.known, 0.0) | answer
+            self.asked = self.board.read.remote()
+            if answer:
+                self.study.stage = ""
+        return self.known
 
 
 class PackTrainable(tune.Trainable):
     """An actor that sets the problem up once and then runs pack after pack."""
 
     def setup(self, config: dict[str, Any]) -> None:
+        board, name = config[BOARD], ray.get_runtime_context().get_actor_id()
+
+        def spent(solver: str, samples: float) -> None:
+            board.write.remote(name, solver, samples)
+
         self._open = ExitStack()
         self._broken = ""
         try:
-            self.worker = self._open.enter_context(working(Context.from_json(config[CONTEXT])))
+            context = Context.from_json(config[CONTEXT])
+            self.worker = self._open.enter_context(working(context, spent))
         except Exception as error:  # noqa: BLE001 - no trial's failure: the driver says it
             cause = str(error) if isinstance(error, HarnessError | OSError) else last_line(error)
             self._broken = f"the worker on {socket.gethostname()} cannot be set up: {cause}"
@@ -73,9 +116,9 @@ class PackTrainable(tune.Trainable):
 class StudySearcher(Searcher):
     """Hands the packs of a study to Tune, and their results back."""
 
-    def __init__(self, study: Study, context: str) -> None:
+    def __init__(self, study: Study, context: str, board: Any) -> None:
         super().__init__(metric=None, mode=None)
-        self.study, self.context = study, context
+        self.study, self.context, self.board = study, context, board
         self.running: dict[str, Pack] = {}
         self.error: BaseException | None = None
 
@@ -84,12 +127,13 @@ class StudySearcher(Searcher):
         if pack is None:
             return None if self.study.in_flight and not self.error else Searcher.FINISHED
         self.running[trial_id] = pack
-        return {CONTEXT: self.context, PACK: pack.to_json()}
+        return {CONTEXT: self.context, PACK: pack.to_json(), BOARD: self.board}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         pack = self.running.pop(trial_id)
+        self.study.stage = ""
         if result and result.get(BROKEN):
             self.error = self.error or HarnessError(f"{result[BROKEN]}; mend it, the same command goes on")
             self.study.give_back(pack)
@@ -123,16 +167,24 @@ class StudySearcher(Searcher):
 def on_ray(context: Context, workers: int, address: str | None) -> Executor:
     """Run a study on a Ray started here for `workers` actors, or on the cluster at `address`."""
 
+    require_clear(Path.cwd())
+
     def execute(study: Study) -> None:
         _start(workers, address)
         as_interrupts()
         _quiet()
         _clean()
         ended = _watchdog() if address is None else threading.Event()
-        searcher = StudySearcher(study, context.to_json())
+        board = Board.remote()  # type: ignore[attr-defined]  # what ray.remote makes of a class
+        study.in_flight_samples = Reading(board, study)
+        study.stage = f"{workers} workers start and read the data"
+        searcher = StudySearcher(study, context.to_json(), board)
         try:
             with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch:
                 _tuner(searcher, context.device, workers, scratch).fit()
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted: the workers end ...\n")
+            raise
         except Exception as error:  # noqa: BLE001 - Tune wraps what it meets in its own types
             stopped = HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
             raise (searcher.error or stopped) from None
@@ -154,8 +206,8 @@ def _watchdog() -> threading.Event:
         while not ended.wait(WATCH):
             if not watched <= _processes() and not ended.is_set():
                 sys.stderr.write(
-                    "error: a process of Ray has died; what is recorded is safe, the same command goes on from "
-                    "there\n"
+                    "error: a process of Ray has died; what is recorded is safe, the same command goes on "
+                    "from there\n"
                 )
                 sys.stderr.flush()
                 os._exit(2)  # the main thread may wait inside Ray, where no exception arrives

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def failed(config: Mapping[str, Any], reason: str) -> Result:
     return Result(config=dict(config), state="failed", reason=reason)
 
 
-class _Run:
+class Run:
     """The search of one pack; `outputs[n]` is the x and y at which trial n will be evaluated."""
 
     def __init__(
@@ -85,8 +86,7 @@ class _Run:
         """Upper iterations, until no trial can afford its next one."""
         meter, solver = self.meter, self.solver
         with meter.watching():
-            state: State = meter.at_work(solver.init, self.oracle)
-            self._remember(state)
+            state = self.begin()
             self._measure(state, np.ones(meter.trials, dtype=bool))
             iteration = 0
             while meter.trials:
@@ -104,9 +104,7 @@ class _Run:
                     if not meter.trials:
                         return
                 begun = time.perf_counter()
-                self.accountant.open(meter.running, declared)
-                stepped = self._step(solver, state)
-                self.accountant.close()
+                stepped = self.iterate(solver, state, declared)
                 self.seconds[meter.running] += (time.perf_counter() - begun) / meter.trials
                 self.iterations[meter.running] += 1
                 ended = self._diverged(state, stepped)
@@ -119,6 +117,19 @@ class _Run:
                     solver, state = solver.at(keep), state.at(keep)
                     meter.begin(iteration, keep)
                 self._measure_due(state)
+
+    def begin(self) -> State:
+        """The state before the first upper iteration."""
+        state: State = self.meter.at_work(self.solver.init, self.oracle)
+        self._remember(state)
+        return state
+
+    def iterate(self, solver: Solver[Any], state: State, declared: np.ndarray) -> State:
+        """One upper iteration of the trials that run, granted what they declare (5, N)."""
+        self.accountant.open(self.meter.running, declared)
+        stepped = self._step(solver, state)
+        self.accountant.close()
+        return stepped
 
     # --- what is remembered for the solver
 
@@ -274,14 +285,19 @@ def run_pack(
     rules: Rules,
     device: torch.device,
     dtype: torch.dtype,
+    watch: Callable[[Accountant], None] | None = None,
 ) -> list[Result]:
     """Results in the order of `configs`, which must agree on every shared parameter.
+
+    watch: called whenever something is charged.
 
     Inside, the trials run in order of falling cost, so that the ragged loop drops trailing ones.
     Raises HarnessError: the solver is not defined for the problem."""
     require_defined(solver, problem)
     order = np.argsort(-first_cost(problem, solver, configs, rules.seed), kind="stable")
-    run = _Run(problem, solver, [configs[n] for n in order], rules, device, dtype)
+    run = Run(problem, solver, [configs[n] for n in order], rules, device, dtype)
+    if watch is not None:
+        run.accountant.watch = partial(watch, run.accountant)
     run.search()
     run.score()
     return [run.results[place] for place in np.argsort(order)]

@@ -15,10 +15,12 @@ A TOML file with one table per solver:
 from __future__ import annotations
 
 import math
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,15 +76,17 @@ def _distribution(entry: Entry) -> BaseDistribution:
 
 
 class SpaceFile:
-    """A parsed file; a table is checked when its solver is asked for, so that a removed solver, whose
-    table stays behind, harms nobody."""
+    """Parsed tables; one is checked when its solver is asked for, so that a removed solver, whose table stays
+    behind, harms nobody. own: those of a user's file, which stand before the shipped ones."""
 
-    def __init__(self, path: str, text: str) -> None:
-        self.path = path
+    def __init__(self, problem: str, path: str, text: str, own: SpaceFile | None = None) -> None:
+        self.problem = problem
         try:
-            self.tables: dict[str, Any] = tomllib.loads(text)
+            tables: dict[str, Any] = tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # also a number of 5000 digits, tables without end
             raise HarnessError(f"search space {path} is not valid TOML: {error}") from None
+        self.where: dict[str, str] = dict.fromkeys(tables, path) | (own.where if own else {})
+        self.tables: dict[str, Any] = tables | (own.tables if own else {})
 
     def solvers(self) -> list[str]:
         return list(self.tables)
@@ -90,9 +94,12 @@ class SpaceFile:
     def space(self, solver: str, plugin: type) -> Space:
         """Raises HarnessError: no table for the solver, or anything wrong in it."""
         if solver not in self.tables:
-            hint = nearest(solver, self.tables)
-            raise HarnessError(f"{self.path} has no table for solver {solver!r}; {hint}; add [{solver}]")
-        table, where = self.tables[solver], f"{self.path} [{solver}]"
+            raise HarnessError(
+                f"no search space of problem {self.problem!r} has a table for solver {solver!r}; write "
+                f"[{solver}] with its ranges to a file of yours and give it by --space FILE.toml"
+            )
+        path = self.where[solver]
+        table, where = self.tables[solver], f"{path} [{solver}]"
         if not isinstance(table, dict):
             raise HarnessError(f"{where} must be a table of parameters, but got {table!r}")
         published = table.get(PUBLISHED, {})
@@ -102,23 +109,50 @@ class SpaceFile:
         space = Space(solver, _check_table(ranges, plugin, where))
         if not published:
             return space
-        typed = complete(space, plugin, published, f"{self.path} [{solver}.{PUBLISHED}]")
+        typed = complete(space, plugin, published, f"{path} [{solver}.{PUBLISHED}]")
         return replace(space, published={name: typed[name] for name in published})
 
 
-def find_space(problem: str, given: Path | None) -> SpaceFile:
-    """The file given by --space, else the one in search_spaces/ of the problem's name."""
+def find_space(problem: str, given: Path | None, known: Collection[str] = ()) -> SpaceFile:
+    """The shipped tables of a problem, replaced and added to by those of --space. known: every solver.
+
+    Raises HarnessError: `given` cannot be read, or has a table that is no solver's. There may be no table."""
+    shipped = _shipped(problem)
+    path, text = f"search_spaces/{problem}.toml", shipped.read_text("utf-8") if shipped.is_file() else ""
     if given is None:
-        shipped = files("search_spaces") / f"{problem}.toml"
-        if not shipped.is_file():
-            raise HarnessError(
-                f"there is no search space for problem {problem!r}; give one with --space FILE.toml"
-            )
-        return SpaceFile(f"search_spaces/{problem}.toml", shipped.read_text("utf-8"))
+        return SpaceFile(problem, path, text)
     try:
-        return SpaceFile(str(given), given.read_text("utf-8"))
+        own = SpaceFile(problem, str(given), given.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(f"search space {given} cannot be read ({error}); check --space") from None
+    for name in own.solvers():
+        if name not in known:
+            raise HarnessError(f"{given}: [{name}] is no solver; {nearest(name, known)}")
+    return SpaceFile(problem, path, text, own)
+
+
+def _shipped(problem: str) -> Traversable:
+    return files("search_spaces") / f"{problem}.toml"
+
+
+def shipped_text(problem: str, solver: str) -> str:
+    """The shipped search space of a problem as it is written; of one solver, if one is named, its tables.
+
+    Raises HarnessError: there is none."""
+    shipped = _shipped(problem)
+    if not shipped.is_file():
+        known = [
+            Path(entry.name).stem for entry in files("search_spaces").iterdir() if entry.name.endswith("toml")
+        ]
+        raise HarnessError(f"no search space is shipped for {problem!r}; {nearest(problem, known)}")
+    text = shipped.read_text("utf-8")
+    if not solver:
+        return text.rstrip()
+    blocks = re.split(r"\n+(?=\[)", text)
+    own = [block for block in blocks if re.match(rf"\[{re.escape(solver)}[\].]", block)]
+    if not own:
+        raise HarnessError(f"{problem} has no table for {solver!r}; {nearest(solver, tomllib.loads(text))}")
+    return "\n\n".join(own).rstrip()
 
 
 def _check_table(table: Mapping[str, Any], plugin: type, where: str) -> dict[str, Entry]:

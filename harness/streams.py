@@ -76,7 +76,7 @@ class _Epoch:
         block, within = divmod(place, BLOCK)
         if block not in self.blocks:
             start, most = block * BLOCK * self.size, BLOCK * self.size
-            self.blocks[block] = self.rows[start : start + most].split(self.size)
+            self.blocks[block] = torch.split(self.rows[start : start + most], self.size)
         return self.blocks[block][within]
 
 

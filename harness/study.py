@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,32 +51,31 @@ DIED = "the worker died (killed, or out of memory)"
 
 @dataclass
 class Tally:
-    """How far one solver has come; `samples` and `new` count this session only."""
+    """How far one solver has come. in_flight: samples that packs which run now have used."""
 
     trials: int
     states: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("completed", "diverged", "failed"), 0)
     )
     best: float = float("inf")
-    samples: float = 0.0
-    new: int = 0
+    in_flight: float = 0.0
 
     @property
     def told(self) -> int:
         return sum(self.states.values())
 
-    def add(self, result: Result, new: bool) -> None:
+    def add(self, result: Result) -> None:
         self.states[result.state] += 1
         if result.state != "failed":
             self.best = min(self.best, result.objective)
-        if new:
-            self.new += 1
-            self.samples += result.ledger.get("total", 0.0)
 
 
 class Study:
     """One study folder, open for writing: the trials of `solvers`, perhaps not all that it has. `next_pack`
-    and `record` are all that an executor calls."""
+    and `record` are all that an executor calls.
+
+    For whoever shows it, set by the executor: stage, what goes on before packs run, in words, and
+    in_flight_samples, which gives those that running packs have used, by solver."""
 
     def __init__(
         self,
@@ -91,7 +89,8 @@ class Study:
         self.packing = packing
         self.spaces = spec.spaces()
         self.tallies = {solver: Tally(spec.trials) for solver in solvers}
-        self.begun = time.monotonic()
+        self.stage = ""
+        self.in_flight_samples: Callable[[], Mapping[str, float]] = dict
         self.in_flight = 0
         self._trials: dict[tuple[str, int], Trial] = {}
         self._queue: deque[Pack] = deque()
@@ -116,7 +115,7 @@ class Study:
         study.sampler = sampler(self.spec.sampler, self.spec.search_seed, solver, self.spaces, len(trials))
         for trial in filter(told, trials):
             require_own(self.folder, self.spec, solver, trial)
-            self.tallies[solver].add(result_of(trial), new=False)
+            self.tallies[solver].add(result_of(trial))
         return study
 
     def _windows(self, solver: str) -> Iterator[list[Pack]]:
@@ -191,7 +190,7 @@ class Study:
         self.in_flight -= 1
         for number, result in zip(pack.numbers, results, strict=True):
             tell(self._trials.pop((pack.solver, number)), pack.solver, result)
-            self.tallies[pack.solver].add(result, new=True)
+            self.tallies[pack.solver].add(result)
 
     def died(self, pack: Pack, reason: str) -> None:
         """A worker died with this pack: its trials run again alone, at most ATTEMPTS times in all."""
@@ -239,23 +238,32 @@ def locked(folder: Path, spec: StudySpec, again: Again) -> Iterator[StudySpec]:
     """The specification of a new, resumed or growing study's folder, its lock held and its journal whole.
 
     Raises HarnessError: another driver is at work, or the folder holds another study."""
-    if folder.exists() and not folder.is_dir():
-        raise HarnessError(f"--out {folder} is a file; give a folder")
+    _no_file(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with sole_driver(folder):
         mend(folder / JOURNAL)
-        yield _agree(folder, spec, again)
+        old = read_spec(folder) if (folder / NAME).exists() else None
+        whole = agreed(folder, spec, again.redo)
+        keep_sources(folder, spec.plugins)
+        if old is not None:
+            reopen(folder, old, whole, again)
+        if whole != old:
+            whole.write(folder)
+        yield whole
 
 
-def _agree(folder: Path, spec: StudySpec, again: Again) -> StudySpec:
+def agreed(folder: Path, spec: StudySpec, redo: Collection[str] = ()) -> StudySpec:
+    """The specification of a folder, new or grown by `spec`; writes nothing. redo: solvers whose source may
+    have changed.
+
+    Raises HarnessError: the folder holds another study."""
+    _no_file(folder)
     if not (folder / NAME).exists():
         if (folder / JOURNAL).exists():
             raise HarnessError(f"{folder} has a {JOURNAL} but no {NAME}; restore it, or `harness repair` it")
-        keep_sources(folder, spec.plugins)
-        spec.write(folder)
         return spec
     old = read_spec(folder)
-    base = with_sources(old, spec, again.redo)
+    base = with_sources(old, spec, redo)
     found = differences(base, spec)
     if found:
         changed = [what.split(".")[1] for what in found if what.startswith("solvers.") and ".source:" in what]
@@ -263,12 +271,12 @@ def _agree(folder: Path, spec: StudySpec, again: Again) -> StudySpec:
         raise HarnessError(
             f"{folder} holds another study, {'; '.join(found)}; use another --out or the same settings{hint}"
         )
-    whole = grown(base, spec)
-    keep_sources(folder, spec.plugins)
-    reopen(folder, old, whole, again)
-    if whole != old:
-        whole.write(folder)
-    return whole
+    return grown(base, spec)
+
+
+def _no_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise HarnessError(f"--out {folder} is a file; give a folder")
 
 
 Executor = Callable[[Study], None]

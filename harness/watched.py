@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from harness.child import Child, TooLong, parent
 from harness.errors import HarnessError
 from harness.runner import Result, failed
-from harness.worker import Context, Pack, Worker, results_from_json, results_to_json
+from harness.worker import Context, Pack, Spent, Worker, results_from_json, results_to_json
 
 
 class Watched:
@@ -53,10 +53,11 @@ class Watched:
 
 
 @contextmanager
-def working(context: Context) -> Iterator[Worker | Watched]:
-    """A worker in this process; in one of its own where trials have a time limit."""
+def working(context: Context, spent: Spent | None = None) -> Iterator[Worker | Watched]:
+    """A worker in this process, which tells `spent` how far it has come; in one of its own, which does not,
+    where trials have a time limit."""
     if not context.trial_timeout:
-        yield Worker(context)
+        yield Worker(context, spent)
         return
     worker = Watched(context)
     try:

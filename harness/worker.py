@@ -6,18 +6,20 @@ import ctypes
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.func import grad, vmap
 
+from harness.budget import Accountant
 from harness.door import checked, require_declared
-from harness.errors import HarnessError, PluginError
+from harness.errors import HarnessError, PluginError, last_line
 from harness.options import not_negative, one_of, pairs, valid_seed
 from harness.params import check_values
-from harness.plugins import Plugins, last_line
+from harness.plugins import Plugins
 from harness.problem import Problem
 from harness.rules import Rules
 from harness.runner import Result, failed, run_pack
@@ -74,37 +76,62 @@ class Pack:
         return [dataclasses.replace(self, numbers=(n,), configs=(config,)) for n, config in pairs]
 
 
+Spent = Callable[[str, float], None]
+PULSE = 1.0
+"""Seconds between two tellings of how far a pack has come."""
+
+
 class Worker:
-    def __init__(self, context: Context) -> None:
+    """spent: told the solver of a pack and the samples it has used, every PULSE seconds; 0: it is over."""
+
+    def __init__(self, context: Context, spent: Spent | None = None) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
         vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first, which is no trial's time
-        self.context = context
+        self.context, self.spent = context, spent
         self.device = torch.device(context.device)
         self.plugins = context.find_plugins()
         self.problem = set_up(self.plugins, context)
 
     @classmethod
-    def from_json(cls, text: str) -> Worker:
-        return cls(Context.from_json(text))
+    def from_json(cls, text: str, spent: Spent | None = None) -> Worker:
+        return cls(Context.from_json(text), spent)
 
     def run(self, pack: Pack) -> list[Result]:
         """One result per trial. A pack in which anything goes wrong is run again trial by trial, so that
         only the trial at fault is recorded as failed."""
         try:
-            return self._attempt(pack)
+            results = self.attempt(pack)
+            if self.spent is not None:
+                self.spent(pack.solver, 0.0)
+            return results
         except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded as the trial's reason
             if len(pack.numbers) > 1:
                 return [result for single in pack.singles() for result in self.run(single)]
             return [failed(pack.configs[0], last_line(error))]
 
-    def _attempt(self, pack: Pack) -> list[Result]:
+    def attempt(self, pack: Pack) -> list[Result]:
+        """One result per trial, or whatever a trial raises."""
         solver = self.plugins.solver(pack.solver)
         configs = [check_values(solver, config, pack.solver) for config in pack.configs]
         with restored():
-            rules, dtype = self.context.rules, self.problem.dtype
-            results = run_pack(self.problem, solver, configs, rules, self.device, dtype)
+            rules, dtype, pulse = self.context.rules, self.problem.dtype, self._pulse(pack.solver)
+            results = run_pack(self.problem, solver, configs, rules, self.device, dtype, pulse)
         return [checked(result, self.problem) for result in results]
+
+    def _pulse(self, solver: str) -> Callable[[Accountant], None] | None:
+        if self.spent is None:
+            return None
+        tell, last = self.spent, time.monotonic()
+
+        def watch(accountant: Accountant) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= PULSE:
+                last = now
+                tell(solver, float(accountant.spent.sum()))
+
+        return watch
 
 
 def make_context(

@@ -53,6 +53,7 @@ class DataCleaning(Problem):
         "val_error": Metric("validation error (%)", "Val"),
         "test_error": Metric("test error (%)", "Test"),
     }
+    default_budget, default_trials = 1_300_000, 16  # ours; as many trials as its grid has points
 
     corruption: float = option("probability that a training label is drawn anew, 0 to 1", default=0.5)
     dataset: str = option("which images", default="mnist", choices=DATASETS)

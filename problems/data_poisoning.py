@@ -79,6 +79,7 @@ class DataPoisoning(Problem):
         "mean_norm": Metric("mean norm of a moved row", "Mean norm"),
         "max_norm": Metric("largest norm of a row", "Max norm"),
     }
+    default_budget, default_trials = 2_000_000, 200  # the paper's: Section 7.3
 
     dataset: str = option("which images", default="mnist", choices=DATASETS)
     regulariser: str = option(
@@ -284,7 +285,12 @@ class DataPoisoning(Problem):
                 found[n] = metrics
         return found
 
-    def _retrain(self, x: Tensor) -> Tensor:
+    def part_of_evaluation(self, x: Tensor, y: Tensor) -> float:
+        steps = 3
+        self._retrain(x, steps)
+        return steps / RETRAINING_STEPS
+
+    def _retrain(self, x: Tensor, steps: int = RETRAINING_STEPS) -> Tensor:
         """W of N trials after the final training, shape (N, dim_y).
 
         The clean rows are common, so each block of them is one wide product for all trials; blocks are
@@ -297,7 +303,7 @@ class DataPoisoning(Problem):
         ]
         w = x.new_zeros(len(x), self.classes, self.pixels)
         velocity = torch.zeros_like(w)
-        for _ in range(RETRAINING_STEPS):
+        for _ in range(steps):
             total = torch.zeros_like(w)
             for block in blocks:
                 r = torch.softmax(wide_product(w, block.images), 1).sub_(block.onehot)

@@ -109,6 +109,7 @@ class Distillation(Problem):
         "test_accuracy": Metric("test accuracy (%)", "Test", "higher"),
         "condition": Metric("condition number of the lower Hessian", "Condition"),
     }
+    default_budget, default_trials = 12_440_000, 20  # as many upper iterations of AmIGO-CG as there
 
     dataset: str = option("which images", default="mnist", choices=DATASETS)
     regulariser: str = option(

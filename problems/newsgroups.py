@@ -162,6 +162,7 @@ class Newsgroups(Problem):
         "val_accuracy": Metric("validation accuracy (%)", "Val", "higher"),
         "test_accuracy": Metric("test accuracy (%)", "Test", "higher"),
     }
+    default_budget, default_trials = 14_000_000, 32  # ours; the points of the paper's grid
 
     dataset: str = option(
         "20news, or documents drawn at random: small, and nothing to download",

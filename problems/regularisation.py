@@ -152,6 +152,7 @@ class Regularisation(Problem):
         "val_error": Metric("validation error (%)", "Val"),
         "test_error": Metric("test error (%)", "Test"),
     }
+    default_budget, default_trials = 1_300_000, 16  # ours; as many trials as its grid has points
     dtype = torch.float64
 
     dataset: str = option(

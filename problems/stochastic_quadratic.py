@@ -148,6 +148,7 @@ class StochasticQuadratic(Problem):
         "value": Metric("upper loss at the lower solution, L(x)", "L(x)"),
         "gradient_norm_squared": Metric("squared norm of the gradient of L", "Sq. gradient"),
     }
+    default_budget, default_trials = 1_300_000, 16  # ours; as many trials as its grid has points
     dtype = torch.float64
 
     upper_dim: int = option("dim_x", default=10)

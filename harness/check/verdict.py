@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness.errors import PluginError
-from harness.plugins import last_line
+from harness.errors import PluginError, last_line
 from harness.surroundings import restored
 
 Checks = Mapping[str, Callable[[], str]]

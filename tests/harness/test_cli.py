@@ -1,14 +1,23 @@
 """Bad input: exit code 2 and one line that says what to do."""
 
 import json
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.cli import main
+from harness.errors import HarnessError
 from harness.journal import sealed
+from harness.shadow import require_clear
 
 TOY = str(Path(__file__).parent / "toy_plugin.py")
+RAISES = next(
+    n for n, line in enumerate(Path(TOY).read_text("utf-8").splitlines(), 1) if "raise Arith" in line
+)
 RUN = [
     "run",
     "toy_quadratic",
@@ -68,7 +77,6 @@ def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
         ([*RUN, "--trials", "1", "--budget", "10", "--curves", "-1"], "--curves must be"),
         ([*RUN, "--trials", "1", "--budget", "10", "--trial-timeout", "-1"], "--trial-timeout must be"),
         ([*RUN, "--trials", "1", "--budget", "10", "--solvers", "toy_slover"], "did you mean 'toy_solver'"),
-        ([*RUN, "--trials", "1"], "--budget"),
         ([*RUN, "--trials", "1", "--budget", "1e308", "--dry-run"], "too fine to count"),
         ([*RUN, "--trials", "1", "--budget", "10", "--curves", "1000000000"], "--curves must be at most"),
         ([*RUN, "--trials", "1", "--budget", "10", "--seed", str(2**32)], "--seed must be an integer from 0"),
@@ -87,10 +95,13 @@ def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
         ([*TRIAL, "steps=3"], "missing parameter 'step_size'"),
         ([*TRIAL, "steps=3", "step_size=a"], "step_size must be float"),
         ([*TRIAL, "steps=3", "stepsize=1"], "did you mean 'step_size'"),
-        ([*TRIAL, "steps=3", "step_size=1", "mischief=1"], "ArithmeticError: made to raise"),
+        (
+            [*TRIAL, "steps=3", "step_size=1", "mischief=1"],
+            f"ArithmeticError: made to raise (toy_plugin.py:{RAISES})",
+        ),
         ([*TRIAL[:1], "equilibrium", *AMIGO_CG], NOT_DEFINED),
-        (["run", "equilibrium", "--solvers", "amigo_cg", *RUN[4:], *NOWHERE], NOT_DEFINED),
-        (["run", "equilibrium", "--solvers", "amigo_cg", *RUN[4:], *NOWHERE, "--dry-run"], NOT_DEFINED),
+        (["run", "equilibrium", "--solvers", "amigo_cg", *RUN[2:], *NOWHERE], NOT_DEFINED),
+        (["run", "equilibrium", "--solvers", "amigo_cg", *RUN[2:], *NOWHERE, "--dry-run"], NOT_DEFINED),
         (["status", "{dir}/nowhere"], "is not a study"),
         (["report", "{dir}/nowhere"], "is not a study"),
         (["show", "bsgn"], "did you mean 'bsgm'"),
@@ -112,8 +123,8 @@ def test_bad_input_is_one_line(
     (tmp_path / "digits.toml").write_text("a = " + "9" * 5000)
     (tmp_path / "mistyped.toml").write_text("[toy_slover]\nsteps = 3\nstep_size = 0.1\n")
     assert harness(monkeypatch, [word.replace("{dir}", str(tmp_path)) for word in words]) == 2
-    error = capsys.readouterr().err
-    assert said in error and error.startswith("error: ") and error.count("\n") == 1
+    *before, error = capsys.readouterr().err.splitlines()
+    assert said in error and error.startswith("error: ") and all("Ray starts" in line for line in before)
     assert said != NOT_DEFINED or not (tmp_path / "s").exists()
 
 
@@ -171,3 +182,78 @@ def test_a_batch_larger_than_the_set_is_noted(
     assert noted == [
         "note: soba: upper_batch_size 51 is more than the 50 upper examples: all of them are taken"
     ]
+
+
+def test_debug_shows_where_it_happened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TRIAL, "steps=3", "step_size=1", "mischief=1"]
+    for debugging in (["--debug", *words], [*words, "--debug"]):
+        assert harness(monkeypatch, debugging) == 2
+        said = capsys.readouterr().err
+        assert f'toy_plugin.py", line {RAISES}' in said and said.rstrip().splitlines()[-1].startswith(
+            "error: "
+        )
+
+
+def test_pdb_opens_where_a_trial_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def look(traceback: Any) -> None:
+        while traceback.tb_next:
+            traceback = traceback.tb_next
+        opened.append(Path(traceback.tb_frame.f_code.co_filename).name)
+
+    monkeypatch.setattr("harness.commands.post_mortem", look)
+    assert harness(monkeypatch, [*TRIAL, "steps=3", "step_size=1", "--pdb"]) == 0 and not opened
+    assert harness(monkeypatch, [*TRIAL, "steps=3", "step_size=1", "mischief=1", "--pdb"]) == 2
+    assert opened == ["toy_plugin.py"]
+
+
+def test_a_plugin_that_cannot_be_imported_says_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, said in (("import os\n\n1 / 0\n", "(mine.py:3)"), ("x = 1\nx = = 2\n", "(mine.py:2)")):
+        (tmp_path / "mine.py").write_text(text)
+        assert (
+            harness(monkeypatch, ["trial", "quadratic", "mine", "--plugin", str(tmp_path / "mine.py")]) == 2
+        )
+        assert said in capsys.readouterr().err
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import harness as package
+
+    assert harness(monkeypatch, ["--version"]) == 0
+    assert capsys.readouterr().out == f"bilevel-harness {package.__version__}\n"
+    assert package.__version__ == version("bilevel-harness")
+
+
+@pytest.mark.parametrize("name", ["solvers", "reports"])
+def test_a_folder_in_the_way_is_named_in_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", "from harness.cli import main; main()", "list"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / name} is imported as '{name}'")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["solvers/__init__.py", "optuna.py"])
+def test_what_would_stand_in_the_way_of_workers_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    for harmless in (name, "helpers.py", "types.py"):
+        (tmp_path / harmless).write_text("")
+    with pytest.raises(
+        HarnessError, match=f"would be imported as '{Path(name).parts[0].removesuffix('.py')}'"
+    ):
+        require_clear(tmp_path)
+    (tmp_path / name).unlink()
+    require_clear(tmp_path)
+    require_clear(Path(__file__).parents[2])

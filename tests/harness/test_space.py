@@ -1,5 +1,6 @@
 """Search spaces: ties, and one clear line for every mistake."""
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.params import choice, count, real, shared
-from harness.space import SpaceFile, complete, find_space
+from harness.plugins import Plugins
+from harness.space import SpaceFile, complete, find_space, shipped_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +30,15 @@ step_size = { low = 1e-4, high = 10 }
 """
 
 
+SIZES = "upper_step_size = 1\nlower_step_size = 1\nsystem_step_size = 1\n"
+
+
 def space(text: str) -> object:
-    return SpaceFile("toy.toml", text).space("toy", Toy)
+    return SpaceFile("toy", "toy.toml", text).space("toy", Toy)
 
 
 def test_ties_and_defaults_are_filled_in() -> None:
-    found = SpaceFile("toy.toml", GOOD).space("toy", Toy)
+    found = SpaceFile("toy", "toy.toml", GOOD).space("toy", Toy)
     assert list(found.searched()) == ["steps", "step_size"]
     assert found.resolve({"steps": 12, "step_size": 0.1}) == {
         "steps": 12,
@@ -55,8 +60,8 @@ def test_ties_and_defaults_are_filled_in() -> None:
 
 
 def test_a_choice_is_a_word_or_a_switch_fixed_or_searched() -> None:
-    fixed = SpaceFile("toy.toml", GOOD + 'rule = "normed"\nrestart = true\n').space("toy", Toy)
-    searched = SpaceFile("toy.toml", GOOD + 'rule = ["normed", "plain"]\n').space("toy", Toy)
+    fixed = SpaceFile("toy", "toy.toml", GOOD + 'rule = "normed"\nrestart = true\n').space("toy", Toy)
+    searched = SpaceFile("toy", "toy.toml", GOOD + 'rule = ["normed", "plain"]\n').space("toy", Toy)
     drawn = {"steps": 12, "step_size": 0.1}
     found = fixed.resolve(drawn)
 
@@ -92,7 +97,6 @@ def test_a_choice_is_a_word_or_a_switch_fixed_or_searched() -> None:
         (("[toy]", "[toy]\nrestart = 1"), "restart must be bool, but got 1"),
         (("[toy]", "[toy]\nrule = { low = 1, high = 2 }"), "('plain', 'normed'), not a range"),
         (("[toy]", "[toy]\nrestart = { low = 0, high = 1 }"), "(False, True), not a range"),
-        (("[toy]", "[tod]"), "no table for solver 'toy'"),
         (("[toy]", "[toy"), "line 2"),
     ],
 )
@@ -105,13 +109,43 @@ def test_every_mistake_is_one_clear_line(change: tuple[str, str], said: str) -> 
 def test_a_missing_file_and_a_problem_without_space(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="cannot be read"):
         find_space("data_poisoning", tmp_path / "no.toml")
-    with pytest.raises(HarnessError, match="--space"):
-        find_space("nowhere", None)
+    with pytest.raises(HarnessError, match="--space FILE"):
+        find_space("nowhere", None).space("toy", Toy)
+
+
+def test_a_file_of_the_users_replaces_tables_and_adds_some(tmp_path: Path) -> None:
+    own = tmp_path / "mine.toml"
+    own.write_text("[bsgm]\nlower_steps = 3\nsystem_steps = 3\n" + SIZES + GOOD)
+    shipped = find_space("quadratic", None)
+    found = find_space("quadratic", own, [*shipped.solvers(), "toy"])
+    bsgm = Plugins().solver("bsgm")
+
+    assert set(found.solvers()) == {*shipped.solvers(), "toy"}
+    assert not found.space("bsgm", bsgm).searched() and shipped.space("bsgm", bsgm).searched()
+    amigo = Plugins().solver("amigo")
+    assert found.space("amigo", amigo) == shipped.space("amigo", amigo)
+    assert found.space("toy", Toy).entries
+    own.write_text("[bsgn]\nlower_steps = 3\n")
+    with pytest.raises(HarnessError, match=r"mine.toml: \[bsgn\] is no solver; did you mean 'bsgm'"):
+        find_space("quadratic", own, shipped.solvers())
+
+
+def test_a_solver_without_a_table_is_told_to_write_one_in_a_file_of_the_users() -> None:
+    with pytest.raises(HarnessError) as error:
+        find_space("quadratic", None).space("mine", Toy)
+    assert "write [mine]" in str(error.value) and "file of yours" in str(error.value)
+    assert "site-packages" not in str(error.value) and "search_spaces/" not in str(error.value)
+
+
+def test_a_shipped_space_is_printed_as_it_is_written() -> None:
+    whole, one = shipped_text("data_poisoning", ""), shipped_text("data_poisoning", "bsgm")
+    assert one in whole and set(tomllib.loads(one)) == {"bsgm"}
+    assert tomllib.loads(one)["bsgm"] == tomllib.loads(whole)["bsgm"]
+    with pytest.raises(HarnessError, match="did you mean 'data_poisoning'"):
+        shipped_text("data_poisonning", "")
 
 
 def test_the_shipped_space_is_table_2() -> None:
-    from harness.plugins import Plugins
-
     plugins, shipped = Plugins(), find_space("data_poisoning", None)
     searched = {name: set(shipped.space(name, plugins.solver(name)).searched()) for name in shipped.solvers()}
     sizes = {"upper_step_size", "lower_step_size"}
@@ -124,13 +158,15 @@ def test_the_shipped_space_is_table_2() -> None:
 
 
 def test_published_values_are_read_beside_the_ranges_and_may_lie_outside_them() -> None:
-    found = SpaceFile("toy.toml", GOOD + "[toy.published]\nsteps = 7\nstep_size = 20\n").space("toy", Toy)
+    found = SpaceFile("toy", "toy.toml", GOOD + "[toy.published]\nsteps = 7\nstep_size = 20\n").space(
+        "toy", Toy
+    )
 
     assert found.published == {"steps": 7, "step_size": 20.0} and list(found.searched()) == [
         "steps",
         "step_size",
     ]
-    assert not SpaceFile("toy.toml", GOOD).space("toy", Toy).published
+    assert not SpaceFile("toy", "toy.toml", GOOD).space("toy", Toy).published
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ def test_only_the_trial_at_fault_fails(tmp_path: Path, monkeypatch: pytest.Monke
     good, record = load_record(tmp_path / "good").trials, load_record(tmp_path / "bad").trials
     failed = record["state"] == "failed"
     assert 0 < failed.sum() < 6
-    assert set(record[failed]["reason"]) == {"ArithmeticError: made to raise"}
+    assert set(record[failed]["reason"]) == {"ArithmeticError: made to raise (toy_plugin.py:77)"}
     assert record[~failed]["objective"].tolist() == good.loc[~failed, "objective"].tolist()
 
 

@@ -1,0 +1,116 @@
+"""`harness run --dry-run`: what a study would do, how many samples, how much memory and how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.draws import sampler
+from harness.params import check_values
+from harness.pilot import pilot
+from harness.problem import Problem
+from harness.record import read_trials, told
+from harness.runner import first_cost
+from harness.sizing import Packing, pack_bytes
+from harness.solver import Solver
+from harness.spec import NAME, StudySpec, read_spec
+from harness.study import agreed
+
+SECONDS = 2.5
+"""What timing all solvers may take, about."""
+DRAWN = 800
+"""Configurations that are drawn in all, and at most MOST of a solver: the others are like them."""
+MOST, FEWEST = 64, 4
+RAY_START = 6.0
+"""Seconds that Ray needs before its workers begin to import what this process has imported."""
+
+Solvers = Mapping[str, type[Solver[Any]]]
+
+
+def print_plan(
+    spec: StudySpec,
+    problem: Problem,
+    solvers: Solvers,
+    packing: Packing,
+    workers: int,
+    device: str,
+    out: Path,
+    on_ray: bool,
+) -> None:
+    """Raises HarnessError: `out` holds another study."""
+    started = time.process_time()
+    whole = agreed(out, spec)
+    done = _recorded(out, solvers)
+    missing = {name: max(whole.trials - done[name], 0) for name in solvers}
+    typer.echo(f"problem {spec.problem}, options {spec.options}")
+    typer.echo(f"folder {out}: {f'{sum(done.values())} trials recorded' if sum(done.values()) else 'new'}")
+    table = Table("solver", box=None, header_style="bold")
+    for head in ("trials", "samples at most", "time each", "all"):
+        table.add_column(head, justify="right")
+    total, bytes_needed = 0.0, 0.0
+    for name, plugin in solvers.items():
+        configs = _drawn(whole, name, plugin, max(FEWEST, min(MOST, DRAWN // len(solvers), whole.trials)))
+        timing = pilot(problem, plugin, configs, spec.rules, packing, device, SECONDS / len(solvers))
+        trial = timing.seconds(spec.rules.curves)
+        total += trial * missing[name]
+        bytes_needed = max(bytes_needed, _packed_bytes(problem, plugin, configs, spec.rules.seed, packing))
+        samples = f"{missing[name] * spec.rules.budget:,.0f}"
+        words = (in_words(trial), in_words(trial * missing[name]))
+        table.add_row(Text(name), str(missing[name]), samples, *words)
+    Console().print(table)
+    trials = sum(missing.values())
+    evaluations = trials * problem.evaluation_samples
+    typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluations:,.0f} in evaluations")
+    typer.echo(f"memory: about {bytes_needed * workers / 2**20:,.0f} MiB for {workers} workers")
+    start = RAY_START + started if on_ray and trials else 0.0
+    seconds = start + total / max(1, min(workers, trials))
+    typer.echo(
+        f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most}; from some "
+        "upper iterations\nof each solver on one thread of this machine, as busy as it is now"
+    )
+
+
+def in_words(seconds: float) -> str:
+    """A duration to about two digits."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
+def _recorded(out: Path, solvers: Solvers) -> dict[str, int]:
+    """Told trials that a folder has."""
+    if not (out / NAME).exists():
+        return dict.fromkeys(solvers, 0)
+    trials = read_trials(out, read_spec(out))
+    return {name: sum(map(told, trials.get(name, ()))) for name in solvers}
+
+
+def _drawn(spec: StudySpec, solver: str, plugin: type[Solver[Any]], number: int) -> list[dict[str, Any]]:
+    """The first configurations of a solver."""
+    space = spec.spaces()[solver]
+    drawing = optuna.create_study(sampler=sampler(spec.sampler, spec.search_seed, solver, spec.spaces(), 0))
+    asked = (drawing.ask(space.distributions()).params for _ in range(min(number, spec.trials)))
+    return [check_values(plugin, space.resolve(drawn), solver) for drawn in asked]
+
+
+def _packed_bytes(
+    problem: Problem, solver: type[Solver[Any]], configs: list[dict[str, Any]], seed: int, packing: Packing
+) -> float:
+    """The largest pack of the cheapest and the dearest configuration, each taken as often as fits."""
+    costs = [first_cost(problem, solver, [config], seed)[0] for config in configs]
+    ends = [configs[costs.index(f(costs))] for f in (min, max)]
+    return max(
+        pack_bytes(problem, solver, alike[cut])
+        for config in ends
+        for alike in [[config] * packing.most]
+        for cut in packing.cut(problem, solver, alike)
+    )

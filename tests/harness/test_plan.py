@@ -1,0 +1,87 @@
+"""A plan: what is left to do, nothing written, close to what the study then takes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.cli import main
+from harness.pilot import pilot
+from harness.plugins import Plugins
+from harness.record import load_record
+from harness.rules import Rules
+from harness.runner import run_pack
+from harness.sizing import Packing
+from problems.quadratic import Quadratic
+
+WORDS = ["run", "quadratic", "--set", "upper_dim=10", "--set", "lower_dim=8", "--executor", "inline"]
+WORDS += ["--device", "cpu", "--solvers", "bsgm,amigo", "--budget", "400", "--curves", "0"]
+
+BATCHES: dict[str, Any] = {"cross_batches": 1, "batch_size": 1, "upper_batch_size": 0}
+SIZES = {"upper_step_size": 0.1, "lower_step_size": 0.1, "system_step_size": 0.1}
+
+
+def harness(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
+    monkeypatch.setattr("sys.argv", ["harness", *words])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
+def test_a_plan_says_what_is_left_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "s"
+    plan = [*WORDS, "--out", str(out), "--trials", "5", "--dry-run"]
+    assert harness(monkeypatch, plan) == 0
+    said = capsys.readouterr()
+    assert "samples: at most 4,000," in said.out and "new" in said.out and not out.exists()
+    assert "reading the data" in said.err
+
+    assert harness(monkeypatch, [*WORDS, "--out", str(out), "--trials", "3"]) == 0
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    capsys.readouterr()
+    assert harness(monkeypatch, plan) == 0
+    said = capsys.readouterr()
+    assert "samples: at most 1,600," in said.out and "6 trials recorded" in said.out
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert len(load_record(out).trials) == 6
+
+    assert harness(monkeypatch, [*plan, "--seed", "9"]) == 2
+    assert "holds another study, seed: 1 → 9" in capsys.readouterr().err
+
+
+def test_every_solver_has_its_own_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert harness(monkeypatch, [*WORDS, "--out", str(tmp_path / "s"), "--trials", "4", "--dry-run"]) == 0
+    rows = re.findall(r"^ *(\w+) +4 +1,600 +[\d.]+ s +[\d.]+ s", capsys.readouterr().out, re.MULTILINE)
+    assert rows == ["bsgm", "amigo"]
+
+
+@pytest.mark.parametrize("lower_steps", [(2, 3, 40), (400, 900, 2000)], ids=["short", "long"])
+def test_what_is_timed_is_what_it_takes(lower_steps: tuple[int, ...]) -> None:
+    """Upper iterations that are over in no time, and some longer than the pilot; a factor of four, as this
+    machine may do something else meanwhile: without what counts add, or the gain of packs, it is far more."""
+    problem = Quadratic(upper_dim=300, lower_dim=400)
+    problem.setup(None, 1, torch.device("cpu"), problem.dtype)
+    torch.set_num_threads(1)
+    solver = Plugins().solver("bsgm")
+    configs = [BATCHES | SIZES | {"lower_steps": t, "system_steps": t} for t in lower_steps]
+    rules = Rules(6000, {}, 1, curves=0)
+    timing = pilot(problem, solver, configs, rules, Packing(4), "cpu", 0.3)
+    results = run_pack(problem, solver, configs, rules, torch.device("cpu"), problem.dtype)
+    taken = sum(result.seconds for result in results)
+    assert taken / 4 < float(timing.search.sum()) < taken * 4
+
+
+def test_what_does_not_fit_takes_no_time() -> None:
+    problem = Quadratic(upper_dim=5, lower_dim=4)
+    problem.setup(None, 1, torch.device("cpu"), problem.dtype)
+    config = BATCHES | SIZES | {"lower_steps": 50, "system_steps": 50}
+    rules = Rules(10, {}, 1, curves=0)
+    timing = pilot(problem, Plugins().solver("bsgm"), [config], rules, Packing(4), "cpu", 0.1)
+    assert np.array_equal(timing.search, [0.0]) and timing.seconds(20) == 0.0
