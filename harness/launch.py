@@ -106,10 +106,7 @@ def run_study(
     plugins = context.find_plugins()
     workers = execution.workers_on(context.device)
     space_file = find_space(context.problem, search.space)
-    solvers = {
-        name: plugins.solver(name)
-        for name in _names(search.solvers, space_file, plugins, search.space is not None)
-    }
+    solvers = {name: plugins.solver(name) for name in _names(search, space_file, plugins)}
     require_declared(plugins.problem(context.problem))
     for solver in solvers.values():
         require_defined(solver, plugins.problem(context.problem))
@@ -152,7 +149,8 @@ def _count(study: Study) -> str:
     return f"{total} trials recorded, {lost} failed"
 
 
-def _names(text: str, space: SpaceFile, plugins: Plugins, given: bool) -> list[str]:
+def _names(search: Search, space: SpaceFile, plugins: Plugins) -> list[str]:
+    text = search.solvers
     if not text:
         known = plugins.names("solver")
         for name in space.solvers():
