@@ -153,10 +153,9 @@ def _watchdog() -> threading.Event:
     def watch() -> None:
         while not ended.wait(WATCH):
             if not watched <= _processes() and not ended.is_set():
-                said = (
-                    "a process of Ray has died; what is recorded is safe, the same command goes on from there"
+                sys.stderr.write(
+                    "error: a process of Ray has died; what is recorded is safe, the same command goes on\n"
                 )
-                sys.stderr.write(f"error: {said}\n")
                 sys.stderr.flush()
                 os._exit(2)  # the main thread may wait inside Ray, where no exception arrives
 
