@@ -174,8 +174,8 @@ def rounds(
 HEAD = """# Robustness of the record
 
 `{command}`: a finished study of 3 methods, 4 trials each, damaged in one way at a time and read again.
-*Refused* is an error of one line; *shorter* a study whose last trials are missing, as after a crash: the run command
-makes them again. *Another* record and a *traceback* must never be. *Finished*: after the run command.
+*Refused* is an error of one line; *shorter* a study whose last trials are missing, as after a crash: the run
+command makes them again. *Another* record and a *traceback* must never be. *Finished*: after the run command.
 
 """
 OUTCOMES = ("refused", "equal", "shorter", "another", "traceback")
