@@ -171,8 +171,7 @@ def decayed(step_size: Tensor, exponent: Tensor | float, iteration: int, restart
     if since == 0:
         return step_size
     if isinstance(exponent, Tensor):
-        shrunk: Tensor = step_size * torch.pow(since + 1.0, -exponent)
-        return shrunk
+        return step_size.div(torch.pow(since + 1.0, exponent))
     return step_size * (since + 1.0) ** -exponent
 
 

@@ -206,8 +206,7 @@ def _watchdog() -> threading.Event:
         while not ended.wait(WATCH):
             if not watched <= _processes() and not ended.is_set():
                 sys.stderr.write(
-                    "error: a process of Ray has died; what is recorded is safe, the same command goes on "
-                    "from there\n"
+                    "error: a process of Ray has died; what is recorded is safe, the same command goes on\n"
                 )
                 sys.stderr.flush()
                 os._exit(2)  # the main thread may wait inside Ray, where no exception arrives

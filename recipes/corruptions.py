@@ -171,6 +171,13 @@ def rounds(
     return outcomes, repaired
 
 
+HEAD = """# Robustness of the record
+
+`{command}`: a finished study of 3 methods, 4 trials each, damaged in one way at a time and read again.
+*Refused* is an error of one line; *shorter* a study whose last trials are missing, as after a crash: the run
+command makes them again. *Another* record and a *traceback* must never be. *Finished*: after the run command.
+
+"""
 OUTCOMES = ("refused", "equal", "shorter", "another", "traceback")
 
 
@@ -195,7 +202,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         outcomes, repaired = rounds(options.rounds, options.seed, options.finish, Path(scratch))
     command = f"python -m recipes.corruptions --rounds {options.rounds} --seed {options.seed}"
-    text = f"`{command}`: a finished study of 3 methods, 4 trials each.\n\n{table(outcomes, repaired)}\n"
+    text = HEAD.format(command=command) + table(outcomes, repaired) + "\n"
     sys.stdout.write(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")

@@ -18,6 +18,7 @@ from harness.worker import Context, Pack
 from tests.harness.test_study import SPACE, arguments
 
 CONTEXT_ = Context("toy_quadratic", {}, None, 1, "cpu", ["/nowhere/toy_plugin.py"], Rules(10.0, {}, 1))
+SERVERS = ("raylet", "gcs_server")
 PACK_ = Pack("toy_solver", (0,), ({"steps": 1},))
 
 
@@ -64,15 +65,15 @@ def test_a_driver_whose_ray_has_died_ends_with_a_line_and_listens_to_this_machin
     words = [word for word in words if word not in ("--executor", "inline")]
     code = "from harness.cli import main; main()"
     driver = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
-    servers: dict[str, int] = {}
+    servers, at_work = dict[str, int](), False
     deadline = time.monotonic() + 200
-    while len(servers) < 2 and time.monotonic() < deadline:
+    while not at_work and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(1)
-        listed = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True)
-        rows = [line.split() for line in listed.stdout.splitlines()]
-        servers = {name: int(pid) for pid, parent, name, *_ in rows if int(parent) == driver.pid}
-        servers = {name: pid for name, pid in servers.items() if name in ("raylet", "gcs_server")}
-    time.sleep(8)
+        listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+        rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+        mine = {int(pid): args for pid, parent, args in rows if int(parent) == driver.pid}
+        servers = {name: pid for pid, args in mine.items() for name in SERVERS if name in args.split()[0]}
+        at_work = any("Trainable" in a for _, parent, a in rows if int(parent) in servers.values())
     open_to = _listening(set(servers.values()))
     os.kill(servers["raylet"], signal.SIGKILL)
     said = driver.communicate(timeout=100)[1]
