@@ -30,9 +30,9 @@ def answer(view: View) -> str:
     sure = _wins(list(found.values()), list(found).index(best[0]))
     winner, next_one = (view.label(solver) for solver in best[:2])
     return (
-        f"{winner} is best: its best trial reaches {first} in {metric}, that of {next_one}, the next, {second}, "
-        f"{under}. Were the trials drawn anew, from those that were, it would be best again in {sure:.0%} of the "
-        "studies; that says nothing of other seeds or data."
+        f"{winner} is best: its best trial reaches {first} in {metric}, that of {next_one}, the next, "
+        f"{second}, {under}. Were the trials drawn anew, from those that were, it would be best again in "
+        f"{sure:.0%} of the studies; that says nothing of other seeds or data."
     )
 
 
