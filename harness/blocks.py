@@ -171,7 +171,7 @@ def decayed(step_size: Tensor, exponent: Tensor | float, iteration: int, restart
     if since == 0:
         return step_size
     if isinstance(exponent, Tensor):
-        return step_size.div(torch.pow(since + 1.0, exponent))
+        return step_size / torch.pow(torch.full_like(exponent, since + 1.0), exponent)
     return step_size * (since + 1.0) ** -exponent
 
 

@@ -30,7 +30,8 @@ DRAWN = 800
 """Configurations that are drawn in all, and at most MOST of a solver: the others are like them."""
 MOST, FEWEST = 64, 4
 RAY_START = 6.0
-"""Seconds that Ray needs before its workers begin to import what this process has imported."""
+"""Seconds of an idle machine until Ray's workers begin to set up, which takes each what it took this process;
+two of that, as they start side by side."""
 
 Solvers = Mapping[str, type[Solver[Any]]]
 
@@ -46,7 +47,7 @@ def print_plan(
     on_ray: bool,
 ) -> None:
     """Raises HarnessError: `out` holds another study."""
-    started = time.process_time()
+    set_up, begun = time.process_time(), time.perf_counter()
     whole = agreed(out, spec)
     done = _recorded(out, solvers)
     missing = {name: max(whole.trials - done[name], 0) for name in solvers}
@@ -70,7 +71,8 @@ def print_plan(
     evaluations = trials * problem.evaluation_samples
     typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluations:,.0f} in evaluations")
     typer.echo(f"memory: about {bytes_needed * workers / 2**20:,.0f} MiB for {workers} workers")
-    start = RAY_START + started if on_ray and trials else 0.0
+    busy = (time.perf_counter() - begun) / (time.process_time() - set_up)
+    start = (RAY_START + 2 * set_up) * max(1.0, busy) if on_ray and trials else 0.0
     seconds = start + total / max(1, min(workers, trials))
     typer.echo(
         f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most}; from some "

@@ -23,7 +23,7 @@ def require_unshadowed() -> None:
 
 
 def require_clear(folder: Path) -> None:
-    """Workers of Ray look in the driver's folder first. Raises HarnessError where something in it has the
+    """Workers of Ray look in the driver's folder first. Raises HarnessError where something there has the
     name of what we import."""
     for entry in sorted(folder.iterdir()):
         package = (entry / "__init__.py").is_file()

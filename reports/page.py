@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from reports import formats, text
+from reports.answer import answer
 from reports.figures import Picture
 from reports.formats import Column, Table
 from reports.view import View, outcome
@@ -29,6 +30,7 @@ def render(view: View, tables: list[Table], pictures: list[Picture], folder: Pat
     environment.filters.update(symbols=symbols, key=sort_key)
     return environment.get_template("page.html.j2").render(
         view=view,
+        answer=answer(view),
         tables=[(table, _downloads(table)) for table in tables],
         pictures=[(picture, _embedded(picture, folder)) for picture in pictures],
         trials=trial_columns(view),

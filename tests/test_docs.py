@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from harness.plugins import PLUGIN_KINDS, Plugins
-from recipes.algorithms import main
+from recipes import algorithms, command_line
 
 DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")])
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -38,7 +40,7 @@ def test_a_newcomer_can_follow_the_page(name: str, file: str, tmp_path: Path) ->
 
 
 def test_the_page_of_algorithms_is_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
-    main()
+    algorithms.main()
     made = capsys.readouterr().out
 
     assert made == (DOCS / "algorithms.md").read_text("utf-8")
@@ -51,3 +53,56 @@ def test_the_readme_names_every_solver_and_problem() -> None:
     named = set(re.findall(r"`(\w+)`", readme))
 
     assert {name for kind in PLUGIN_KINDS for name in Plugins().names(kind)} <= named
+
+
+def test_the_reference_of_the_command_line_is_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
+    command_line.main()
+    assert capsys.readouterr().out == (DOCS / "command-line.md").read_text("utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as sites make them."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", head).strip().lower()) for head in heads}
+
+
+def broken_links(page: Path) -> list[str]:
+    """Links to files or headings that are not there; what is in code is no link."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.DOTALL)
+    found = []
+    for link in LINK.findall(text):
+        file, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", file):
+            continue
+        target = (page.parent / file).resolve() if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS.parent).as_posix())
+def test_no_link_is_broken(page: Path) -> None:
+    assert not broken_links(page)
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One\n[a](page.md#one) [b](gone.md) [c](#two) `[d](e.md)` ![f](g.png) [h](https://x.y)\n"
+    )
+    assert broken_links(page) == ["gone.md", "#two", "g.png"]
+
+
+def test_every_page_is_in_the_site() -> None:
+    site = (DOCS.parent / "mkdocs.yml").read_text("utf-8")
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    pages = {page for page in pages if not page.startswith("results/table3/")}  # tables of a report
+    assert pages == set(re.findall(r"[\w/-]+\.md", site))
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=DOCS.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "index.html").exists()
