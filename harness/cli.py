@@ -78,15 +78,22 @@ def run(
     system_failure: SystemFailure = "start",
     trial_timeout: Timeout = 0.0,
     curves: Curves = 20,
+    evaluate_at: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARES", help="judge x by the final evaluation at these shares, e.g. 0.05,0.2,0.5"
+        ),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
 ) -> None:
     """Run a study, or resume it: one problem, some solvers, the same budget for every trial."""
     from harness.launch import Execution, Search, run_study
-    from harness.options import prices
+    from harness.options import numbers, prices
     from harness.rules import Rules
     from harness.worker import make_context
 
-    rules = Rules(budget, prices(price or []), seed, divergence, system_failure, curves)
+    shares = numbers("--evaluate-at", evaluate_at)
+    rules = Rules(budget, prices(price or []), seed, divergence, system_failure, curves, shares)
     context = make_context(
         problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
     )

@@ -63,7 +63,9 @@ def _space_of(problem: str, name: str, solver: type[Solver[Any]], given: Path | 
 
 def _summary(result: Result) -> dict[str, Any]:
     fields = {
-        key: value for key, value in asdict(result).items() if key != "pack" and (key != "curve" or value)
+        key: value
+        for key, value in asdict(result).items()
+        if key != "pack" and (key not in ("curve", "evaluations") or value)
     }
     if not math.isfinite(result.objective):
         fields["objective"] = None

@@ -112,7 +112,12 @@ def run_study(context: Context, search: Search, execution: Execution, out: Path,
             typer.echo(f"note: {name}: {words}")
     total = spec.trials * len(solvers)
     automatic = execution.pack == "auto"
-    packing = auto_packing(context.device, workers, total) if automatic else Packing(int(execution.pack))
+    stops = len(spec.rules.evaluate_at)
+    packing = (
+        auto_packing(context.device, workers, total, stops)
+        if automatic
+        else Packing(int(execution.pack), stops=stops)
+    )
     if dry_run:
         _plan(spec, problem, solvers, packing, workers, context.device)
         return 0
@@ -214,7 +219,10 @@ def _plan(
         drawn = [key for key, entry in solver.space.items() if "low" in entry or "choices" in entry]
         typer.echo(f"solver {name}: {spec.trials} configurations of {', '.join(drawn) or 'one fixed point'}")
     typer.echo(f"packs of at most {packing.most} on {workers} workers: about {-(-trials // packing.most)}")
-    evaluation = trials * problem.evaluation_samples
+    stops = len(spec.rules.evaluate_at)
+    evaluation = (
+        trials * problem.evaluation_samples * (1 + bool(stops) + stops)
+    )  # at most: x0 and every share
     typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluation:,.0f} in evaluations")
     dearest = max(_packed_bytes(spec, problem, name, solver, packing) for name, solver in solvers.items())
     typer.echo(f"memory: about {dearest * workers / 2**20:,.0f} MiB for {workers} workers")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.budget import KINDS
+from harness.errors import HarnessError
 from harness.options import not_negative, one_of, positive
 
 
@@ -16,7 +17,8 @@ class Rules:
     "worst" (ranked last). system_failure: a system solve that is not finite gives its "start" vector, as the
     published code has it, or makes the trial "diverge". curves: at how many points of the budget, spread
     evenly on a log scale from the first upper iteration on, cheap metrics are recorded, and at the start and
-    the end; 0: none.
+    the end; 0: none. evaluate_at: shares of the budget at which x is judged by the final evaluation as well,
+    as if the budget had been that share; x0 too where there is any.
     """
 
     budget: float
@@ -25,6 +27,7 @@ class Rules:
     divergence: str = "x0"
     system_failure: str = "start"
     curves: int = 20
+    evaluate_at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         positive("--budget", self.budget)
@@ -34,4 +37,10 @@ class Rules:
         one_of("--divergence", self.divergence, ("x0", "last", "worst"))
         one_of("--system-failure", self.system_failure, ("start", "diverge"))
         not_negative("--curves", self.curves)
+        for share in self.evaluate_at:
+            if not 0 < share <= 1:
+                raise HarnessError(
+                    f"--evaluate-at: shares of the budget lie above 0 and up to 1, but got {share:g}"
+                )
+        object.__setattr__(self, "evaluate_at", tuple(sorted(set(self.evaluate_at))))
         object.__setattr__(self, "prices", {kind: self.prices.get(kind, 1.0) for kind in KINDS})

@@ -1,7 +1,8 @@
 """The numbers of a report: pure functions of arrays and frames, lower is better everywhere.
 
 A trial without a usable objective (failed: NaN; ranked last: +inf) is never dropped from a statistic of a
-search: `fill_failures` gives it the worst objective observed. Randomness enters as a `Generator`.
+search: `failures_last` makes it +inf, worse than any number and the same whatever other trials did.
+Randomness enters as a `Generator`.
 """
 
 from collections.abc import Sequence
@@ -28,41 +29,64 @@ def mean_std(values: ArrayLike) -> tuple[float, float]:
     return mean, float(finite.std(ddof=1)) if finite.size > 1 else float("nan")
 
 
-def fill_failures(values: ArrayLike, worst: float) -> Floats:
-    """`values` with `worst` for everything not finite, so that no trial of a search is dropped."""
-    filled = np.array(values, dtype=float)
-    filled[~np.isfinite(filled)] = worst
-    return filled
+def failures_last(values: ArrayLike) -> Floats:
+    """`values` with +inf for everything not finite: a failed trial ranks behind every other."""
+    ranked = np.array(values, dtype=float)
+    ranked[~np.isfinite(ranked)] = np.inf
+    return ranked
 
 
-def expected_best(values: ArrayLike) -> Floats:
+def best_of_n_mean(values: ArrayLike) -> Floats:
     """Expected minimum of n of the N values drawn without replacement, for n = 1, ..., N.
 
     With x_(1) <= ... <= x_(N), i the rank,
 
         E_n = sum_i  C(N - i, n - 1) / C(N, n)  x_(i),
 
-    the mean over all subsets of size n, hence unbiased for the expected best of n fresh trials. The estimate
-    of Dodge et al. 2019, "Show Your Work", draws with replacement and is biased (for a minimum: upwards);
-    this one is that of Tang et al. 2020, "Showing Your Work Doesn't Always Work", and of bayesmark.
+    the mean over all subsets of size n, hence unbiased for the expected best of n fresh independent trials;
+    +inf for as long as a subset can hold nothing but failures. The estimate of Dodge et al. 2019, "Show Your
+    Work", draws with replacement and is biased (for a minimum: upwards); this one is that of Tang et al.
+    2020, "Showing Your Work Doesn't Always Work".
     """
-    ordered = np.sort(np.asarray(values, dtype=float))
-    return np.asarray(_best_of_n_weights(ordered.size) @ ordered, dtype=float)
+    ordered = np.sort(failures_last(values))
+    usable = np.isfinite(ordered)
+    expected = np.asarray(_best_of_n_weights(ordered.size)[:, usable] @ ordered[usable], dtype=float)
+    expected[: int((~usable).sum())] = np.inf
+    return expected
 
 
-def expected_best_band(
-    values: ArrayLike, rng: np.random.Generator, resamples: int = 1000, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """Percentile-bootstrap band of `expected_best` over trials, `(low, high)`, each of length N.
+def best_of_n_median(values: ArrayLike) -> Floats:
+    """Median of the best of n fresh trials, for n = 1, ..., N: the quantile 1 - 2^(-1/n) of the N values.
 
-    Near n = N the estimate rests on one or two trials and a bootstrap cannot be trusted (Tang et al. 2020):
-    read the right end as a description of these N trials only.
+    The best of n exceeds y with probability (1 - F(y))^n, one half at that quantile of F; here F is the
+    empirical distribution.
     """
-    observed = np.asarray(values, dtype=float)
-    drawn = np.sort(rng.choice(observed, size=(resamples, observed.size)), axis=1)
-    estimates = drawn @ _best_of_n_weights(observed.size).T
-    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ordered = np.sort(failures_last(values))
+    place = np.ceil(_median_levels(ordered.size) * ordered.size - 1e-12).astype(int) - 1
+    return np.asarray(ordered[place], dtype=float)
+
+
+def best_of_n_band(values: ArrayLike, cdf_low: Floats, cdf_high: Floats) -> tuple[Floats, Floats]:
+    """Band of the median of the best of n, for n = 1, ..., N: `(low, high)`; -inf, +inf where it has no bound.
+
+    cdf_low, cdf_high: `(N + 1,)`, a simultaneous band of the distribution F at level L: with probability L,
+    cdf_low[j] <= F(y) <= cdf_high[j] for all y in [x_(j), x_(j+1)) and all j at once (`bands.cdf_band`). Then
+    all medians lie in the band at once with probability L at least, whatever F is.
+    """
+    ordered = np.sort(failures_last(values))
+    level = _median_levels(ordered.size)
+    low = np.concatenate([[-np.inf], ordered])[np.searchsorted(cdf_high, level, side="left")]
+    high = np.concatenate([[-np.inf], ordered, [np.inf]])[np.searchsorted(cdf_low, level, side="left")]
     return low, high
+
+
+def _median_levels(size: int) -> Floats:
+    return np.asarray(1 - 0.5 ** (1 / np.arange(1, size + 1)), dtype=float)
+
+
+def best_so_far(values: ArrayLike) -> Floats:
+    """Best of the first n values in their order, for n = 1, ..., N."""
+    return np.asarray(np.minimum.accumulate(failures_last(values)), dtype=float)
 
 
 def _best_of_n_weights(size: int) -> Floats:
