@@ -117,8 +117,8 @@ class Accountant:
         return np.asarray(self._prices.astype(np.float64) @ declared / self._unit)
 
     def fits(self, trials: slice | np.ndarray, declared: np.ndarray, share: float = 1.0) -> np.ndarray:
-        """Which of `trials` can afford `declared` (shape (5, number of trials), or (5, 1)) of that share of the
-        budget."""
+        """Which of `trials` can afford `declared` (shape (5, number of trials), or (5, 1)) of that share of
+        the budget."""
         capacity = self._capacity if share == 1 else math.floor(self._budget * Fraction(str(share)))
         if declared.shape[1] == 1:
             return np.asarray(self._spent[trials] <= max(capacity - self._price(declared), -1))

@@ -164,13 +164,27 @@ def status(folder: Folder) -> None:
 def report(
     folder: Folder,
     top: Annotated[int, typer.Option(help="best trials a solver is judged by")] = 10,
-    out: Annotated[Path | None, typer.Option(help="where to write; default: DIR/report")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where to write; default: DIR/report, with prices DIR/repriced")
+    ] = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=PRICE", help="rank at other prices of a sample, or of seconds=1"),
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="budget in these prices; default: the study's")] = None,
 ) -> None:
     """Write tables, figures and a page of a recorded study."""
     from harness.commands import report_study
+    from harness.options import prices
     from reports.report import write_report
 
-    report_study(folder, top, out or folder / "report", write_report)
+    if price or budget is not None:
+        from reports.pricing import at_prices
+
+        writer = at_prices(prices(price or []), budget, write_report)
+        report_study(folder, top, out or folder / "repriced", writer)
+    else:
+        report_study(folder, top, out or folder / "report", write_report)
 
 
 @app.command("list")

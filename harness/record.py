@@ -39,8 +39,8 @@ def _no_rows() -> pd.DataFrame:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A study as reports read it: one row per told trial, one row per point of a curve, one row per evaluation
-    on the way (`harness run --evaluate-at`)."""
+    """A study as reports read it: one row per told trial, one row per point of a curve, one row per
+    evaluation on the way (`harness run --evaluate-at`)."""
 
     spec: dict[str, Any]
     trials: pd.DataFrame

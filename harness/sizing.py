@@ -55,8 +55,8 @@ def pack_bytes(problem: Problem, solver: type[Solver[Any]], configs: Sequence[Ma
 
 @dataclass(frozen=True)
 class Packing:
-    """At most so many trials in a pack, and so many bytes in a worker, which keeps x and y of every trial at so
-    many stops (`Rules.evaluate_at`)."""
+    """At most so many trials in a pack, and so many bytes in a worker, which keeps x and y of every trial at
+    so many stops (`Rules.evaluate_at`)."""
 
     most: int
     room: float = math.inf

@@ -60,8 +60,8 @@ class Stops:
     def judge(
         self, problem: Problem, start: Output, iterations: np.ndarray, end: Sequence[Point]
     ) -> list[list[Point]]:
-        """Of each trial its points, x0 first: share, ledger, metrics, and the samples of the evaluation (of the
-        trial alone; 0 where the point is judged already).
+        """Of each trial its points, x0 first: share, ledger, metrics, and the samples of the evaluation (of
+        the trial alone; 0 where the point is judged already).
 
         iterations: upper iterations of every trial. end: the last point of every trial, judged."""
         if not self.shares:

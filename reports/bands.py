@@ -1,8 +1,9 @@
 """Exact, simultaneous, distribution-free bands of a distribution function, from opda.
 
 N independent draws of a continuous distribution have ranks whose law is known, so a band around the
-empirical distribution can have exactly its level for all of F at once, whatever F is (Lourie, Cho and He 2023,
-"Show Your Work with Confidence"; Learned-Miller and DeStefano 2008). With ties it covers at least as often.
+empirical distribution can have exactly its level for all of F at once, whatever F is (Lourie, Cho and He
+2023, "Show Your Work with Confidence"; Learned-Miller and DeStefano 2008). With ties it covers at least as
+often.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ class View:
     solvers: list[str]
     trials: pd.DataFrame
     curves: pd.DataFrame
+    evaluations: pd.DataFrame
     judged: pd.DataFrame
     along: str
     start: dict[str, float]
@@ -56,7 +57,7 @@ class View:
     @classmethod
     def of(cls, study: Record) -> View:
         """Complete what a partial study lacks: absent columns become missing values, never errors."""
-        scores = [f"metric.{study.spec['objective']}", f"metric.{study.spec['headline']}"]
+        scores = list(dict.fromkeys(f"metric.{study.spec[role]}" for role in ("objective", "headline")))
         spaces = [entry.get("space", {}) for entry in study.spec["solvers"].values()]
         drawn = [f"param.{name}" for space in spaces for name in space]
         words = ["solver", "number", "trial", "state", "reason", *drawn]
@@ -74,13 +75,23 @@ class View:
             .drop(columns="_rank")
             .reset_index(drop=True)
         )
-        evaluations = _with_columns(study.evaluations, list(_IDENTITY), list(curves.columns[3:]))
-        evaluations = evaluations.astype({"number": float})
+        evaluations = _with_columns(
+            study.evaluations,
+            [*_IDENTITY],
+            ["upper_iteration", "evaluation_samples", *LEDGER, "ledger.total", *scores],
+        )
         along = "evaluations" if len(evaluations) else "curves" if _alike(trials, curves, scores) else ""
         points = {"evaluations": evaluations, "curves": curves, "": curves.head(0)}[along]
         judged = _judged(trials, points, scores)
         return cls(
-            study.spec, solvers, trials, curves, judged, along, _start(study.spec, trials, judged, scores)
+            study.spec,
+            solvers,
+            trials,
+            curves,
+            evaluations,
+            judged,
+            along,
+            _start(study.spec, trials, judged, scores),
         )
 
     @property
@@ -205,10 +216,25 @@ class View:
         """How configurations were drawn, and what trials of two solvers have in common."""
         if self.paired:
             return (
-                f"{self.spec['sampler']} search, common draws: trial i of every solver has the same quantile of "
-                "a parameter of one name"
+                f"{self.spec['sampler']} search, common draws: trial i of every solver has the same "
+                "quantile of a parameter of one name"
             )
         return f"{self.spec['sampler']} search"
+
+    @property
+    def standing(self) -> str:
+        """Where a trial is judged, for captions."""
+        if not self.along:
+            return "Trials are judged at their end only, by the final evaluation: each costs all its samples."
+        if self.along == "evaluations":
+            shares = ", ".join(parameter(share) for share in self.spec["evaluate_at"])
+            where = f"judged by the final evaluation at the shares {shares} of the budget"
+        else:
+            where = "at the points of its curve, whose metrics are those of the final evaluation"
+        return (
+            f"Every trial stands where it would have ended, {where}: at x0 before its first upper "
+            "iteration, and once it has diverged at what the rule says."
+        )
 
     @property
     def conditions(self) -> str:
@@ -297,6 +323,7 @@ def _judged(trials: pd.DataFrame, points: pd.DataFrame, scores: list[str]) -> pd
     """`points` and the outputs of all trials that have one, by trial and samples."""
     columns = [*_IDENTITY, "upper_iteration", *LEDGER, "ledger.total", "seconds", *scores]
     outputs = trials[trials["state"] != "failed"].rename(columns={"upper_iterations": "upper_iteration"})
+    outputs = outputs.assign(**{scores[0]: outputs["objective"]})
     both = [frame.reindex(columns=columns) for frame in (points, outputs) if len(frame)]
     judged = pd.concat(both, ignore_index=True) if both else outputs.reindex(columns=columns)
     return judged.sort_values(["trial", "ledger.total"], kind="stable", ignore_index=True)
@@ -311,7 +338,7 @@ def _start(
         stayed |= trials["state"] == "diverged"
     there = [judged[judged["upper_iteration"] == 0], trials[stayed & (trials["state"] != "failed")]]
     found = pd.concat([frame[scores] for frame in there if len(frame)] or [judged[scores].head(0)])
-    return {name.removeprefix("metric."): float(found[name].median()) for name in dict.fromkeys(scores)}
+    return {name.removeprefix("metric."): float(found[name].median()) for name in scores}
 
 
 def _with_columns(frame: pd.DataFrame, names: list[str], numbers: list[str]) -> pd.DataFrame:
