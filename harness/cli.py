@@ -187,6 +187,18 @@ def report(
         report_study(folder, top, out or folder / "report", write_report)
 
 
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="the folders of studies")],
+    out: Annotated[Path, typer.Option(help="where to write")] = Path("comparison"),
+) -> None:
+    """Write ranks, means and performance profiles of solvers across studies."""
+    from harness.commands import compare_studies
+    from reports.compare import write_comparison
+
+    compare_studies(folders, out, write_comparison)
+
+
 @app.command("list")
 def list_plugins(plugins: PluginFile = None) -> None:
     """Every problem and solver that can be named."""

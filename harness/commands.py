@@ -141,6 +141,15 @@ def report_study(folder: Path, top: int, out: Path, write: Callable[[Record, Pat
     typer.echo(f"page: {page}")
 
 
+def compare_studies(
+    folders: Sequence[Path], out: Path, write: Callable[[list[tuple[str, Record]], Path], Path]
+) -> None:
+    """write: compares records, each with the name of its folder."""
+    page = write([(folder.resolve().name, load_record(folder)) for folder in folders], out)
+    typer.echo((out / "tables" / "ranks.md").read_text("utf-8"))
+    typer.echo(f"page: {page}")
+
+
 def check_plugin(name: str, options: Sequence[str], files: Sequence[Path], data_dir: Path | None) -> int:
     """One verdict line per check as it is made; 1 where one fails."""
     from harness.check import fresh_process, judged, plugin_checks

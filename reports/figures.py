@@ -65,7 +65,7 @@ def curves(view: View) -> Picture:
     metrics = list(dict.fromkeys([view.objective, view.headline]))
     across = min(3, len(view.solvers))
     down = -(-len(view.solvers) // across)
-    figure = _figure(0.45 + len(metrics) * (0.25 + 1.35 * down))
+    figure = blank(0.45 + len(metrics) * (0.25 + 1.35 * down))
     grid = _grid(view)
     blocks = figure.subfigures(len(metrics), 1, squeeze=False)[:, 0]
     for block, metric in zip(blocks, metrics, strict=True):
@@ -86,13 +86,13 @@ def curves(view: View) -> Picture:
         "trials that did not fail, its best trial by final objective (black), the other solvers' medians "
         f"(grey). {view.standing} {view.conditions}"
     )
-    return Picture("curves", "Along the budget", caption, _finish(figure))
+    return Picture("curves", "Along the budget", caption, finish(figure))
 
 
 def parameters(view: View) -> Picture:
     """A row of panels per solver, a column per parameter that some solver searches."""
     names = [name for name in view.parameters if any(name in view.searched(s) for s in view.solvers)]
-    figure = _figure(0.8 + 1.15 * len(view.solvers), max(WIDTH, 1.6 * len(names)))
+    figure = blank(0.8 + 1.15 * len(view.solvers), max(WIDTH, 1.6 * len(names)))
     axes = figure.subplots(len(view.solvers), max(len(names), 1), sharex="col", sharey=True, squeeze=False)
     axes.flat[0].set_yscale(view.scale(view.objective))
     for row, solver in zip(axes, view.solvers, strict=True):
@@ -114,30 +114,30 @@ def parameters(view: View) -> Picture:
         f"trials (at least seven) running along the parameter. {_FAILED} Failed and unscored trials: "
         f"crosses on the upper edge. Grey words: parameters a solver ties or fixes. {view.conditions}"
     )
-    return Picture("parameters", "Sensitivity to parameters", caption, _finish(figure))
+    return Picture("parameters", "Sensitivity to parameters", caption, finish(figure))
 
 
 def distribution(view: View) -> Picture:
     """Boxes and points beside the empirical distribution, one axis for the objective."""
-    figure = _figure(3.0)
+    figure = blank(3.0)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
     left.set_yscale(view.scale(view.objective))
     panels.spread(left, view)
     panels.shares(right, view)
-    _legend(figure, right)
+    legend(figure, right)
     caption = (
         "Final objective of all trials. Left: quartiles, whiskers to 1.5 times the interquartile range, "
         "every trial a point, failed or unscored trials as crosses on the upper edge. Right: share of all "
         f"trials, failed ones included, at or below an objective. {view.conditions}"
     )
-    return Picture("distribution", "Distribution of the objective", caption, _finish(figure))
+    return Picture("distribution", "Distribution of the objective", caption, finish(figure))
 
 
 def tuning(view: View) -> Picture:
     """Best objective of a search by its trials, its samples, and its samples with the evaluations."""
     across = min(3, len(view.solvers))
     down = -(-len(view.solvers) // across)
-    figure = _figure(0.6 + 1.75 * (down + 1))
+    figure = blank(0.6 + 1.75 * (down + 1))
     top, bottom = figure.subfigures(2, 1, height_ratios=(down, 1.05), squeeze=False)[:, 0]
     panes = top.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     panes.flat[0].set_yscale(view.scale(view.objective))
@@ -155,9 +155,9 @@ def tuning(view: View) -> Picture:
             panels.best_by_effort(axes, view, solver, unit)
         panels.log_axis(axes).set_xlabel(panels.EFFORTS[unit])
     pair[0].set_ylabel(text.mathtext(view.short(view.objective)))
-    _legend(figure, pair[1])
+    legend(figure, pair[1])
     caption = f"{_tuned(view)} {_FAILED} {view.conditions}"
-    return Picture("tuning", "Tuning curves", caption, _finish(figure))
+    return Picture("tuning", "Tuning curves", caption, finish(figure))
 
 
 def _tuned(view: View) -> str:
@@ -183,10 +183,10 @@ def _tuned(view: View) -> str:
 
 def samples_to_target(view: View) -> Picture:
     """Samples to reach targets of the objective, by simulated restarts."""
-    figure = _figure(3.2, 5.0)
+    figure = blank(3.2, 5.0)
     goals = statistics.targets(view.trials["objective"])
     axes = panels.to_targets(figure.subplots(), view, goals, np.random.default_rng(0))
-    _legend(figure, axes)
+    legend(figure, axes)
     caption = (
         f"Searches that run trials of a solver, drawn anew each time, until "
         f"{view.metric_label(view.objective)} is at or below a target "
@@ -194,21 +194,21 @@ def samples_to_target(view: View) -> Picture:
         f"all trials of the study); share of 1000 simulated searches for each target that are there. "
         f"{view.standing} {_FAILED} {view.conditions}"
     )
-    return Picture("samples_to_target", "Samples to a target", caption, _finish(figure))
+    return Picture("samples_to_target", "Samples to a target", caption, finish(figure))
 
 
 def best_at_budget(view: View) -> Picture:
     """What would have been chosen had the budget been smaller."""
-    figure = _figure(3.2, 5.0)
+    figure = blank(3.2, 5.0)
     axes = panels.chosen_at_budget(figure.subplots(), view, _grid(view))
     axes.set_yscale(view.scale(view.headline))
-    _legend(figure, axes)
+    legend(figure, axes)
     caption = (
         f"At every budget, {view.metric_label(view.headline)} of the trial with the lowest "
         f"{view.metric_label(view.objective)}, over all trials that did not fail. {view.standing} "
         f"{view.conditions}"
     )
-    return Picture("best_at_budget", "Best at every budget", caption, _finish(figure))
+    return Picture("best_at_budget", "Best at every budget", caption, finish(figure))
 
 
 def _grid(view: View) -> statistics.Floats:
@@ -219,13 +219,13 @@ def _grid(view: View) -> statistics.Floats:
     return statistics.sample_grid(view.judged, budget)
 
 
-def _figure(height: float, width: float = WIDTH) -> Figure:
+def blank(height: float, width: float = WIDTH) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         across = 3 if figure.get_figwidth() < WIDTH else 6
@@ -248,7 +248,7 @@ def _outcome_legend(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 
 
-def _finish(figure: Figure) -> Figure:
+def finish(figure: Figure) -> Figure:
     """Arrange the panels once, not at each of the three saves: that is half of a report's time."""
     import seaborn
 

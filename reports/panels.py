@@ -183,13 +183,13 @@ def tuning_curve(axes: Axes, view: View, solver: str, unit: str) -> Axes:
     values = statistics.failures_last(trials["objective"])
     effort = _effort(trials, unit)
     if not view.independent:
-        return _drawn(axes, view, solver, effort, statistics.best_so_far(values), drawstyle="steps-post")
+        return drawn(axes, view, solver, effort, statistics.best_so_far(values), drawstyle="steps-post")
     low, high = statistics.best_of_n_band(values, *bands.cdf_band(values.size))
     bounded = np.isfinite(low) & np.isfinite(high)
     axes.fill_between(
         effort[bounded], low[bounded], high[bounded], color=style.colour, alpha=0.13, linewidth=0
     )
-    _drawn(axes, view, solver, effort[bounded], statistics.best_of_n_median(values)[bounded])
+    drawn(axes, view, solver, effort[bounded], statistics.best_of_n_median(values)[bounded])
     mean = statistics.best_of_n_mean(values)
     axes.plot(effort, mean, color=style.colour, linestyle=(0, (1, 1.5)), linewidth=0.9)
     return axes
@@ -202,7 +202,7 @@ def best_by_effort(axes: Axes, view: View, solver: str, unit: str) -> Axes:
         return axes
     best = statistics.best_of_n_mean if view.independent else statistics.best_so_far
     effort = _effort(trials, unit)
-    return _drawn(axes, view, solver, effort, best(trials["objective"]))
+    return drawn(axes, view, solver, effort, best(trials["objective"]))
 
 
 def _effort(trials: pd.DataFrame, unit: str) -> statistics.Floats:
@@ -218,7 +218,7 @@ def chosen_at_budget(axes: Axes, view: View, grid: statistics.Floats) -> Axes:
         columns = f"metric.{view.objective}", f"metric.{view.headline}"
         chosen = statistics.best_at_budget(view.judged_of(solver), *columns, grid)
         if chosen["headline"].notna().any():
-            _drawn(axes, view, solver, chosen["samples"], chosen["headline"], drawstyle="steps-post")
+            drawn(axes, view, solver, chosen["samples"], chosen["headline"], drawstyle="steps-post")
     axes.set_xlabel("budget, samples per trial")
     axes.set_ylabel(text.mathtext(view.metric_label(view.headline)))
     return log_axis(axes)
@@ -234,14 +234,14 @@ def to_targets(axes: Axes, view: View, targets: Sequence[float], rng: np.random.
         total = np.concatenate([statistics.restarted(*pair, rng) for pair in found])
         reached, share = statistics.share_at_or_below(total)
         thin = np.unique(np.linspace(0, max(reached.size - 1, 0), min(reached.size, 200)).astype(int))
-        _drawn(axes, view, solver, reached[thin], share[thin], drawstyle="steps-post")
+        drawn(axes, view, solver, reached[thin], share[thin], drawstyle="steps-post")
     axes.set_ylim(0, 1)
     axes.set_xlabel("samples of the search, trial after trial")
     axes.set_ylabel("share of searches at their target")
     return log_axis(axes)
 
 
-def _drawn(
+def drawn(
     axes: Axes,
     view: View,
     solver: str,
