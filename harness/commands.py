@@ -137,7 +137,9 @@ def report_study(folder: Path, top: int, out: Path, write: Callable[[Record, Pat
     if record.trials.empty:
         raise HarnessError(f"{folder} has no recorded trial yet; run it first")
     page = write(record, out, top)
-    typer.echo((out / "tables" / "best.md").read_text("utf-8"))
+    for name in ("repricing", "best"):
+        if (table := out / "tables" / f"{name}.md").exists():
+            typer.echo(table.read_text("utf-8"))
     typer.echo(f"page: {page}")
 
 

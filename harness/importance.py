@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +21,11 @@ def importances(
     """Share of each searched parameter in what tells the best trials from all (Watanabe et al. 2023).
 
     entries: `Space.entries`. configurations, objectives: of trials with a finite objective, lower is better.
-    best: the share of the trials that counts as the best ones. Empty where nothing is searched."""
+    best: the share of the trials that counts as the best ones. Empty where nothing is searched, or where ties
+    make more than half of the trials the best ones."""
     distributions = Space("", {name: dict(entry) for name, entry in entries.items()}).distributions()
-    if not distributions:
+    worst_of_best = sorted(objectives)[math.ceil(best * len(objectives)) - 1]
+    if not distributions or 2 * sum(value <= worst_of_best for value in objectives) > len(objectives):
         return {}
     study = optuna.create_study()
     for configuration, objective in zip(configurations, objectives, strict=True):

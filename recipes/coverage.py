@@ -25,8 +25,8 @@ QUANTILES: dict[str, Callable[[Floats], Floats]] = {
 HEAD = """# Coverage
 
 Simulated studies, made by `python -m recipes.coverage --studies {studies} > docs/results/coverage.md`; the
-standard error of a figure near 95 % is {error:.1f} points. *Exact*: should be 95 %. *At least*: 95 % or more by
-construction. A small version runs with the tests (`test_statistics.py`, `test_pairwise.py` and
+standard error of a figure near 95 % is {error:.1f} points. *Exact*: should be 95 %. *At least*: 95 % or
+more by construction. A small version runs with the tests (`test_statistics.py`, `test_pairwise.py` and
 `test_compare.py` in `tests/reports`).
 
 | what | studies of | should be | covers |

@@ -167,9 +167,10 @@ def _tuned(view: View) -> str:
     )
     what = view.metric_label(view.objective)
     if not view.independent:
+        kind = "study at other prices" if "repriced" in view.spec else f"{view.spec['sampler']} search"
         return (
             f"Best {what} of the first n trials in their order, one search as it ran. {costs} The trials of "
-            f"a {view.spec['sampler']} search are no independent draws: there is no unbiased estimate of, "
+            f"a {kind} are no independent draws: there is no unbiased estimate of, "
             "and no band for, another search of n trials."
         )
     return (

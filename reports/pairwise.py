@@ -60,7 +60,7 @@ def signed_ranks(differences: Floats) -> float:
     ranked = np.clip(differences, -beyond, beyond)
     if not ranked.any():
         return 1.0
-    return float(wilcoxon(ranked, zero_method="pratt", method="approx").pvalue)
+    return float(wilcoxon(ranked, zero_method="pratt").pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:

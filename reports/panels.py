@@ -218,7 +218,9 @@ def chosen_at_budget(axes: Axes, view: View, grid: statistics.Floats) -> Axes:
         columns = f"metric.{view.objective}", f"metric.{view.headline}"
         chosen = statistics.best_at_budget(view.judged_of(solver), *columns, grid)
         if chosen["headline"].notna().any():
-            drawn(axes, view, solver, chosen["samples"], chosen["headline"], drawstyle="steps-post")
+            measured = view.along == "evaluations"  # at these budgets, and not between
+            style: dict[str, Any] = {"markevery": 1} if measured else {"drawstyle": "steps-post"}
+            drawn(axes, view, solver, chosen["samples"], chosen["headline"], **style)
     axes.set_xlabel("budget, samples per trial")
     axes.set_ylabel(text.mathtext(view.metric_label(view.headline)))
     return log_axis(axes)
@@ -258,8 +260,7 @@ def drawn(
         linestyle=its.line,
         marker=its.marker,
         markersize=3.5,
-        markevery=0.15,
         label=label,
-        **style,
+        **{"markevery": 0.15, **style},
     )
     return axes

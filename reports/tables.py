@@ -224,9 +224,11 @@ def repricing(view: View) -> Table:
     shown += [_numbers(kind[0].upper() + kind[1:], data[kind], text.count) for kind in kinds]
     caption = (
         "The study at other prices than it was run with; every other table and figure is of the judged "
-        "trials, at their last upper iteration that the budget pays for. Ended too early: the budget is not "
-        "used up, and what the trial would have done with the rest is not known. Not judged there: it would "
-        f"have ended between two points at which x was judged. {view.conditions}"
+        "trials only, at their last upper iteration that the budget pays for. They are no random sample: "
+        "which trials can be judged depends on what they cost, so solvers of which few can be are not to be "
+        "ranked. Ended too early: the budget is not used up, and what the trial would have done with the "
+        "rest is not known. Not judged there: it would have ended between two points at which x was judged "
+        f"(harness run --evaluate-at adds such points). {view.conditions}"
     )
     return Table("repricing", "At other prices", caption, shown, data)
 

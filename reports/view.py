@@ -114,8 +114,9 @@ class View:
 
     @property
     def independent(self) -> bool:
-        """Whether the configurations of a solver are independent draws of its search space."""
-        return bool(self.spec["sampler"] == "random")
+        """Whether the configurations of a solver are independent draws of its search space. What can be
+        judged at other prices is a selection of them."""
+        return bool(self.spec["sampler"] == "random" and "repriced" not in self.spec)
 
     @property
     def paired(self) -> bool:

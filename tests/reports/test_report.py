@@ -299,6 +299,11 @@ def test_importance_finds_the_parameter_that_decides(record: Record) -> None:
     data = tables.sensitivity(View.of(replace(record, trials=trials))).data.set_index("solver")
     shares = data.loc["bsgm", ["lower_steps", "upper_step_size", "lower_step_size"]].astype(float)
     assert shares.idxmax() == "upper_step_size" and shares.sum() == pytest.approx(1)
+    tied = record.trials.assign(
+        objective=record.trials["objective"].where(record.trials["number"] == 0, 99.0)
+    )
+    told = tables.sensitivity(View.of(replace(record, trials=tied))).data
+    assert told[["upper_step_size", "lower_step_size"]].isna().all(axis=None)
     every = trials["objective"].to_numpy()
     near = every.min() + 0.25 * (np.quantile(every, 0.5, method="inverted_cdf") - every.min())
     own = trials[(trials["solver"] == "amigo") & (trials["trial"] != trials.loc[every.argmin(), "trial"])]
