@@ -96,7 +96,7 @@ def parameters(view: View) -> Picture:
     axes = figure.subplots(len(view.solvers), max(len(names), 1), sharex="col", sharey=True, squeeze=False)
     axes.flat[0].set_yscale(view.scale(view.objective))
     for row, solver in zip(axes, view.solvers, strict=True):
-        row[0].set_ylabel(text.mathtext(view.label(solver)))
+        row[0].set_ylabel(panels.two_lines(view.label(solver)))
         for panel, name in zip(row, names, strict=False):
             if name in view.searched(solver):
                 panels.sensitivity(panel, view, solver, name)
@@ -229,7 +229,8 @@ def blank(height: float, width: float = WIDTH) -> Figure:
 def legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        across = 3 if figure.get_figwidth() < WIDTH else 6
+        entry = 0.75 + 0.068 * max(map(len, labels))  # inches: handle and gaps, and 8 pt letters
+        across = max(1, int(figure.get_figwidth() / entry))
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(handles), across))
     else:
         panels.note(axes, "nothing recorded")

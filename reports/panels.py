@@ -51,6 +51,11 @@ def note(axes: Axes, words: str) -> Axes:
     return axes
 
 
+def two_lines(label: str) -> str:
+    """A label for a narrow place: what stands in brackets goes below."""
+    return text.mathtext(label.replace(" (", "\n("))
+
+
 def log_axis(axes: Axes) -> Axes:
     """A log x axis labelled at powers of ten, also at 2 and 5 where those are few; linear without data."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -142,7 +147,7 @@ def spread(axes: Axes, view: View) -> Axes:
         cross: dict[str, Any] = {"marker": "x", "color": "black", "linewidths": 0.7}
         top = np.full((~there).sum(), 0.98)
         axes.scatter(across[~there], top, s=10, transform=axes.get_xaxis_transform(), **cross)
-    axes.set_xticks(range(len(view.solvers)), [text.mathtext(view.label(s)) for s in view.solvers])
+    axes.set_xticks(range(len(view.solvers)), [two_lines(view.label(s)) for s in view.solvers])
     axes.tick_params(axis="x", rotation=25)
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")

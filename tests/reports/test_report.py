@@ -308,3 +308,12 @@ def test_importance_finds_the_parameter_that_decides(record: Record) -> None:
     near = every.min() + 0.25 * (np.quantile(every, 0.5, method="inverted_cdf") - every.min())
     own = trials[(trials["solver"] == "amigo") & (trials["trial"] != trials.loc[every.argmin(), "trial"])]
     assert data.loc["amigo", "near"] == pytest.approx((own["objective"] <= near).mean())
+
+
+def test_legends_of_long_labels_stay_inside(record: Record) -> None:
+    named = {n: {**s, "label": f"{s['label']} (somebody et al.)"} for n, s in record.spec["solvers"].items()}
+    with figures.house_style():
+        figure = figures.distribution(View.of(replace(record, spec={**record.spec, "solvers": named}))).figure
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
