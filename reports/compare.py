@@ -135,7 +135,7 @@ def profile(views: dict[str, View], solvers: list[str]) -> Picture:
     tasks = []
     for view in views.values():
         points = {s: view.judged_of(s) for s in solvers}
-        for goal in statistics.targets(view.trials["objective"]):
+        for goal in view.targets:
             found = [
                 statistics.samples_to_target(points[s], f"metric.{view.objective}", goal) for s in solvers
             ]
@@ -154,10 +154,10 @@ def profile(views: dict[str, View], solvers: list[str]) -> Picture:
     figures.legend(figure, axes)
     caption = (
         f"Performance profiles over {len(reached)} tasks (three targets of the objective in each of "
-        f"{len(views)} studies: quantiles 0.5, 0.25 and 0.1 of all its trials; those that some solver "
-        "reaches): share of them for which a solver's expected running time is at most so many times the "
-        f"least of any solver. At 1: share of tasks it does best; the right end: share it does at all; "
-        f"{_trials(views, solvers)}."
+        f"{len(views)} studies: quantiles 0.5, 0.25 and 0.1 of all its trials, below the score of x0; those "
+        "that some solver reaches): share of them for which a solver's expected running time is at most so "
+        f"many times the least of any solver. At 1: share of tasks it does best; the right end: share it "
+        f"does at all; {_trials(views, solvers)}."
     )
     return Picture("profile", "Performance profiles", caption, figures.finish(figure))
 

@@ -185,15 +185,15 @@ def _tuned(view: View) -> str:
 def samples_to_target(view: View) -> Picture:
     """Samples to reach targets of the objective, by simulated restarts."""
     figure = blank(3.2, 5.0)
-    goals = statistics.targets(view.trials["objective"])
+    goals = view.targets
     axes = panels.to_targets(figure.subplots(), view, goals, np.random.default_rng(0))
     legend(figure, axes)
     caption = (
         f"Searches that run trials of a solver, drawn anew each time, until "
         f"{view.metric_label(view.objective)} is at or below a target "
-        f"({', '.join(text.parameter(goal) for goal in goals) or 'none'}: quantiles 0.5, 0.25 and 0.1 of "
-        f"all trials of the study); share of 1000 simulated searches for each target that are there. "
-        f"{view.standing} {_FAILED} {view.conditions}"
+        f"({', '.join(text.parameter(goal) for goal in goals) or 'none'}: quantiles 0.5, 0.25 and 0.1, "
+        f"below the score of x0, of all trials of the study); share of 1000 simulated searches for each "
+        f"target that are there. {view.standing} {_FAILED} {view.conditions}"
     )
     return Picture("samples_to_target", "Samples to a target", caption, finish(figure))
 

@@ -185,13 +185,14 @@ def best_at_budget(points: pd.DataFrame, objective: str, headline: str, grid: Fl
     return result
 
 
-def targets(values: ArrayLike) -> list[float]:
-    """Targets of an objective, easy to hard: quantiles 0.5, 0.25 and 0.1 of all values, failures last."""
+def targets(values: ArrayLike, start: float) -> list[float]:
+    """Targets of an objective, easy to hard: quantiles 0.5, 0.25 and 0.1 of all values, failures last, but
+    for what the start (NaN: not known) has reached already."""
     observed = failures_last(values)
     if not observed.size:
         return []
     found = np.quantile(observed, [0.5, 0.25, 0.1], method="inverted_cdf")
-    return [float(target) for target in dict.fromkeys(found) if np.isfinite(target)]
+    return [float(target) for target in dict.fromkeys(found) if np.isfinite(target) and not target >= start]
 
 
 def samples_to_target(

@@ -279,7 +279,7 @@ def _versus(row: dict[Hashable, Any] | None, digits: int) -> str:
 
 def targets(view: View) -> Table:
     """Expected samples of a search with restarts to reach a target."""
-    goals = statistics.targets(view.trials["objective"])
+    goals = view.targets
     column = f"metric.{view.objective}"
     rows = []
     for solver in view.solvers:
@@ -305,8 +305,8 @@ def targets(view: View) -> Table:
         "Expected running time: samples of the search that trials of a solver, one after the other until "
         f"one is there, need on average to bring {view.metric_label(view.objective)} to a target (all "
         "samples used over the trials that reached it); in brackets those trials, of all that did not fail. "
-        f"Targets: quantiles 0.5, 0.25 and 0.1 of all trials of the study. {view.standing} "
-        f"Evaluations are not counted. Bold: least. {view.conditions}"
+        f"Targets: quantiles 0.5, 0.25 and 0.1 of all trials of the study, below the score of x0. "
+        f"{view.standing} Evaluations are not counted. Bold: least. {view.conditions}"
     )
     return Table("targets", "Samples to a target", caption, shown, data)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from reports import statistics
 from reports.text import MISSING, bound, count, parameter
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ class View:
     def at_start(self, trials: pd.DataFrame) -> pd.Series[bool]:
         """Which trials score what x0 scores: outputs that never moved, or no better for it."""
         return pd.Series(np.isclose(trials["objective"], self.start[self.objective], rtol=1e-9), trials.index)
+
+    @property
+    def targets(self) -> list[float]:
+        return statistics.targets(self.trials["objective"], self.start[self.objective])
 
     def draws(self, solver: str) -> pd.DataFrame:
         """The trials of `solver` that were drawn at random, in their order: not a published configuration."""

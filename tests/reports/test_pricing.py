@@ -1,5 +1,6 @@
 """A study at other prices against the study that was run at them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,31 @@ def test_prices_that_cannot_be_answered(
     only = Record(cheap.spec, running, cheap.curves)
     with pytest.raises(HarnessError, match=said):
         at_prices(prices, budget, lambda *_: tmp_path)(only, tmp_path, 3)
+
+
+def test_the_command_line_passes_prices_on(
+    cheap: Record, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = next(tmp_path_factory.getbasetemp().glob("cheap*")) / "s"
+    seen: list[Record] = []
+
+    def write(study: Record, out: Path, top: int) -> Path:
+        seen.append(study)
+        return out
+
+    monkeypatch.setattr("reports.report.write_report", write)
+    told = CliRunner().invoke(app, ["report", str(folder), "--price", "hessian_vector=2", "--budget", "3000"])
+    assert told.exit_code == 0 and str(folder / "repriced") in told.output.replace("\n", "")
+    assert seen[0].spec["budget"] == 3000 and seen[0].spec["prices"]["hessian_vector"] == 2
+    assert (seen[0].trials["ledger.total"] <= 3000).all()
+
+
+def test_two_studies_are_compared_from_the_command_line(
+    cheap: Record, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    folder = next(tmp_path_factory.getbasetemp().glob("cheap*")) / "s"
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    done = CliRunner().invoke(app, ["compare", str(folder), str(copy), "--out", str(tmp_path / "c")])
+    assert done.exit_code == 0, done.output
+    assert "Mean rank" in done.output
+    assert (tmp_path / "c" / "index.html").exists()

@@ -194,6 +194,7 @@ def test_expected_running_time_against_simulation() -> None:
 
 
 def test_targets_leave_out_what_nobody_reaches() -> None:
-    assert statistics.targets(np.arange(1.0, 21.0)) == [10, 5, 2]
-    assert statistics.targets([1.0, np.nan, np.nan, np.nan]) == [1]
-    assert statistics.targets([]) == []
+    assert statistics.targets(np.arange(1.0, 21.0), np.nan) == [10, 5, 2]
+    assert statistics.targets(np.arange(1.0, 21.0), 10.0) == [5, 2]
+    assert statistics.targets([1.0, np.nan, np.nan, np.nan], np.nan) == [1]
+    assert statistics.targets([], np.nan) == []
