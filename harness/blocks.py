@@ -8,6 +8,7 @@ own `step`. The functions are the parts of a rule.
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import abstractmethod
 
 import torch
@@ -171,8 +172,8 @@ def decayed(step_size: Tensor, exponent: Tensor | float, iteration: int, restart
     if since == 0:
         return step_size
     if isinstance(exponent, Tensor):
-        return step_size / torch.pow(torch.full_like(exponent, since + 1.0), exponent)
-    return step_size * (since + 1.0) ** -exponent
+        return step_size * torch.pow(since + 1.0, -exponent)
+    return step_size * math.pow(since + 1.0, -exponent)
 
 
 def joint_directions(

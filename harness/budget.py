@@ -93,6 +93,7 @@ class Accountant:
                 "exactly; use prices with fewer decimals"
             )
         self._capacity = capacity
+        self._budget = Fraction(capacity) if math.isinf(budget) else Fraction(str(budget)) * self._unit
         self._multiplied = _MOST // int(self._prices.sum())  # samples whose price cannot overflow
         self._used = np.zeros((len(KINDS), trials), dtype=np.int64)
         self._spent = np.zeros(trials, dtype=np.int64)
@@ -119,15 +120,17 @@ class Accountant:
         """Priced samples of a declaration (5, N), shape (N,), as floating-point numbers."""
         return np.asarray(self._prices.astype(np.float64) @ declared / self._unit)
 
-    def fits(self, trials: slice | np.ndarray, declared: np.ndarray) -> np.ndarray:
-        """Which of `trials` can afford `declared` (shape (5, number of trials), or (5, 1))."""
+    def fits(self, trials: slice | np.ndarray, declared: np.ndarray, share: float = 1.0) -> np.ndarray:
+        """Which of `trials` can afford `declared` (shape (5, number of trials), or (5, 1)) of that share of
+        the budget."""
+        capacity = self._capacity if share == 1 else math.floor(self._budget * Fraction(str(share)))
         if declared.shape[1] == 1:
-            return np.asarray(self._spent[trials] <= max(self._capacity - self._price(declared), -1))
+            return np.asarray(self._spent[trials] <= max(capacity - self._price(declared), -1))
         if declared.max() <= self._multiplied:
-            return np.asarray(self._spent[trials] + self._prices @ declared <= self._capacity)
-        dear = (declared > self._capacity // self._prices[:, None]).any(0)  # by one kind alone
+            return np.asarray(self._spent[trials] + self._prices @ declared <= capacity)
+        dear = (declared > capacity // self._prices[:, None]).any(0)  # by one kind alone
         priced = self._prices @ np.where(dear, 0, declared)
-        return np.asarray(~dear & (self._spent[trials] + priced <= self._capacity))
+        return np.asarray(~dear & (self._spent[trials] + priced <= capacity))
 
     def open(self, trials: slice | np.ndarray, declared: np.ndarray) -> None:
         """Grant one upper iteration."""

@@ -142,6 +142,12 @@ def run(
     save_config: Annotated[
         Path | None, typer.Option(help="write these options to a study file, and stop")
     ] = None,
+    evaluate_at: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARES", help="judge x by the final evaluation at these shares, e.g. 0.05,0.2,0.5"
+        ),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
     retry: Annotated[str, typer.Option(metavar="failed", help="run trials again that failed")] = "",
     redo: Annotated[
@@ -150,14 +156,15 @@ def run(
 ) -> None:
     """Run a study, or resume it: one problem, some solvers, the same budget for every trial."""
     from harness.launch import Execution, Search, run_study, save_study, with_defaults
-    from harness.options import one_of, prices
+    from harness.options import numbers, one_of, prices
     from harness.rules import Rules
     from harness.worker import make_context
 
     if retry:
         one_of("--retry", retry, ("failed",))
     taken = with_defaults(problem, plugins or [], budget, trials, out)
-    rules = Rules(taken.budget, prices(price or []), seed, divergence, system_failure, curves)
+    shares = numbers("--evaluate-at", evaluate_at)
+    rules = Rules(taken.budget, prices(price or []), seed, divergence, system_failure, curves, shares)
     found = make_context(
         problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
     )
@@ -248,13 +255,39 @@ def status(folder: Folder) -> None:
 def report(
     folder: Folder,
     top: Annotated[int, typer.Option(help="best trials a solver is judged by")] = 10,
-    out: Annotated[Path | None, typer.Option(help="where to write; default: DIR/report")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where to write; default: DIR/report, with prices DIR/repriced")
+    ] = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=PRICE", help="rank at other prices of a sample, or of seconds=1"),
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="budget in these prices; default: the study's")] = None,
 ) -> None:
     """Write tables, figures and a page of a recorded study."""
     from harness.commands import report_study
+    from harness.options import prices
     from reports.report import write_report
 
-    report_study(folder, top, out or folder / "report", write_report)
+    if price or budget is not None:
+        from reports.pricing import at_prices
+
+        writer = at_prices(prices(price or []), budget, write_report)
+        report_study(folder, top, out or folder / "repriced", writer)
+    else:
+        report_study(folder, top, out or folder / "report", write_report)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="the folders of studies")],
+    out: Annotated[Path, typer.Option(help="where to write")] = Path("comparison"),
+) -> None:
+    """Write ranks, means and performance profiles of solvers across studies."""
+    from harness.commands import compare_studies
+    from reports.compare import write_comparison
+
+    compare_studies(folders, out, write_comparison)
 
 
 @app.command()

@@ -89,7 +89,9 @@ def _space_of(
 
 def _summary(result: Result) -> dict[str, Any]:
     fields = {
-        key: value for key, value in asdict(result).items() if key != "pack" and (key != "curve" or value)
+        key: value
+        for key, value in asdict(result).items()
+        if key != "pack" and (key not in ("curve", "evaluations") or value)
     }
     if not math.isfinite(result.objective):
         fields["objective"] = None
@@ -193,7 +195,18 @@ def report_study(folder: Path, top: int, out: Path, write: Callable[[Record, Pat
     if record.trials.empty:
         raise HarnessError(f"{folder} has no recorded trial yet; run it first")
     page = write(record, out, top)
-    typer.echo((out / "tables" / "best.md").read_text("utf-8"))
+    for name in ("repricing", "best"):
+        if (table := out / "tables" / f"{name}.md").exists():
+            typer.echo(table.read_text("utf-8"))
+    typer.echo(f"page: {page}")
+
+
+def compare_studies(
+    folders: Sequence[Path], out: Path, write: Callable[[list[tuple[str, Record]], Path], Path]
+) -> None:
+    """write: compares records, each with the name of its folder."""
+    page = write([(folder.resolve().name, load_record(folder)) for folder in folders], out)
+    typer.echo((out / "tables" / "ranks.md").read_text("utf-8"))
     typer.echo(f"page: {page}")
 
 

@@ -146,6 +146,7 @@ def save_study(path: Path, context: Context, search: Search) -> int:
         "system_failure": rules.system_failure,
         "trial_timeout": context.trial_timeout,
         "curves": rules.curves,
+        "evaluate_at": ",".join(f"{share:g}" for share in rules.evaluate_at) or None,
         "set": context.options,
         "price": {kind: price for kind, price in rules.prices.items() if price != 1},
     }
@@ -182,7 +183,12 @@ def run_study(
             typer.echo(f"note: {name}: {words}")
     total = spec.trials * len(solvers)
     automatic = execution.pack == "auto"
-    packing = auto_packing(context.device, workers, total) if automatic else Packing(int(execution.pack))
+    stops = len(spec.rules.evaluate_at)
+    packing = (
+        auto_packing(context.device, workers, total, stops)
+        if automatic
+        else Packing(int(execution.pack), stops=stops)
+    )
     if dry_run:
         print_plan(spec, problem, solvers, packing, workers, context.device, out, execution.executor == "ray")
         return 0

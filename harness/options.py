@@ -29,6 +29,11 @@ def prices(given: Sequence[str]) -> dict[str, float]:
     return {kind: _number(f"--price {kind}", text) for kind, text in pairs(given, "--price").items()}
 
 
+def numbers(name: str, text: str) -> tuple[float, ...]:
+    """Numbers with commas between; none for ""."""
+    return tuple(_number(name, word) for word in text.split(",")) if text.strip() else ()
+
+
 def _number(name: str, text: str) -> float:
     try:
         return float(text)

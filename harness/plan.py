@@ -68,7 +68,10 @@ def print_plan(
         table.add_row(Text(name), str(missing[name]), samples, *words)
     Console().print(table)
     trials = sum(missing.values())
-    evaluations = trials * problem.evaluation_samples
+    stops = len(spec.rules.evaluate_at)
+    evaluations = (
+        trials * problem.evaluation_samples * (1 + bool(stops) + stops)
+    )  # x0 and every share, at most
     typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluations:,.0f} in evaluations")
     typer.echo(f"memory: about {bytes_needed * workers / 2**20:,.0f} MiB for {workers} workers")
     busy = (time.perf_counter() - begun) / (time.process_time() - set_up)

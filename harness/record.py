@@ -34,13 +34,21 @@ SPEC = "specification"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
+def _no_rows() -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame()
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A study as reports read it: one row per told trial, one row per point of a curve."""
+    """A study as reports read it: one row per told trial, one row per point of a curve, one row per
+    evaluation on the way (`harness run --evaluate-at`)."""
 
     spec: dict[str, Any]
     trials: pd.DataFrame
     curves: pd.DataFrame
+    evaluations: pd.DataFrame = dataclasses.field(default_factory=_no_rows)
 
 
 def open_storage(folder: Path) -> JournalStorage:
@@ -157,6 +165,7 @@ def result_from_json(plain: dict[str, Any]) -> Result:
     values |= {key: _floats(values[key]) for key in ("metrics", "ledger")}
     values["objective"] = float(values["objective"])
     values["curve"] = [_floats(point) for point in values["curve"]]
+    values["evaluations"] = [_floats(point) for point in values.get("evaluations", [])]
     return Result(**values)
 
 
@@ -167,20 +176,22 @@ def load_record(folder: Path) -> Record:
     spec = read_spec(folder)
     rows: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
+    evaluations: list[dict[str, Any]] = []
     for solver, trials in read_trials(folder, spec).items():
         for trial in filter(told, trials):
             result = result_of(trial)
             identity = {"solver": solver, "number": trial.number, "trial": f"{solver}/{trial.number}"}
             rows.append(identity | _row(spec, result))
             points += [identity | _point(point) for point in result.curve]
-    return Record(spec.model_dump(), pd.DataFrame(rows), pd.DataFrame(points))
+            evaluations += [identity | _point(point) for point in result.evaluations]
+    return Record(spec.model_dump(), *map(pd.DataFrame, (rows, points, evaluations)))
 
 
 def _row(spec: StudySpec, result: Result) -> dict[str, Any]:
     plain = {
         field.name: getattr(result, field.name)
         for field in dataclasses.fields(result)
-        if field.name not in ("config", "metrics", "ledger", "curve")
+        if field.name not in ("config", "metrics", "ledger", "curve", "evaluations")
     }
     return {
         **plain,
@@ -198,7 +209,7 @@ def _point(point: dict[str, float]) -> dict[str, float]:
 
     named = {}
     for key, value in point.items():
-        if key in ("upper_iteration", "seconds"):
+        if key in ("upper_iteration", "seconds", "share", "evaluation_samples"):
             named[key] = value
         else:
             named[f"{'ledger' if key in (*KINDS, 'total') else 'metric'}.{key}"] = value

@@ -20,7 +20,8 @@ class Rules:
     "worst" (ranked last). system_failure: a system solve that is not finite gives its "start" vector, as the
     published code has it, or makes the trial "diverge". curves: at how many points of the budget, spread
     evenly on a log scale from the first upper iteration on, cheap metrics are recorded, and at the start and
-    the end; 0: none.
+    the end; 0: none. evaluate_at: shares of the budget at which x is judged by the final evaluation as well,
+    as if the budget had been that share; x0 too where there is any.
     """
 
     budget: float
@@ -29,6 +30,7 @@ class Rules:
     divergence: str = "x0"
     system_failure: str = "start"
     curves: int = 20
+    evaluate_at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         positive("--budget", self.budget)
@@ -40,4 +42,10 @@ class Rules:
         if not_negative("--curves", self.curves) > MOST_POINTS:
             raise HarnessError(f"--curves must be at most {MOST_POINTS}, but got {str(self.curves)[:40]}")
         Accountant(1, self.budget, self.prices)  # raises where it cannot count them
+        for share in self.evaluate_at:
+            if not 0 < share <= 1:
+                raise HarnessError(
+                    f"--evaluate-at: shares of the budget lie above 0 and up to 1, but got {share:g}"
+                )
+        object.__setattr__(self, "evaluate_at", tuple(sorted(set(self.evaluate_at))))
         object.__setattr__(self, "prices", {kind: self.prices.get(kind, 1.0) for kind in KINDS})

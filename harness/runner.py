@@ -24,6 +24,7 @@ from harness.problem import Problem
 from harness.recall import ByBatch, ByExample
 from harness.rules import Rules
 from harness.solver import Solver, State, require_defined
+from harness.stops import Stop, Stops
 from harness.streams import Streams
 
 
@@ -44,6 +45,7 @@ class Result:
     evaluation_seconds: float = 0.0
     pack: int = 1
     curve: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    evaluations: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 def failed(config: Mapping[str, Any], reason: str) -> Result:
@@ -81,6 +83,7 @@ class Run:
         self.measured = np.full(len(configs), -1)
         self.grid = np.empty((len(configs), 0))
         self.next_point = np.full(len(configs), np.inf)
+        self.stops = Stops(rules.evaluate_at, len(configs))
 
     def search(self) -> None:
         """Upper iterations, until no trial can afford its next one."""
@@ -93,6 +96,7 @@ class Run:
                 declared = meter.at_work(solver.cost, meter.place).table(meter.trials)
                 if iteration == 0:
                     self._curve_grid(self.accountant.priced(declared))
+                self._pass_stops(state, declared)
                 fits = self.accountant.fits(meter.running, declared)
                 if not fits.all():
                     declared = np.broadcast_to(declared, (len(declared), meter.trials))
@@ -191,11 +195,26 @@ class Run:
         for local in np.flatnonzero(leaving):
             n = self.meter.live[local]
             if self.results[n].state != "diverged" or self.rules.divergence == "last":
-                y = state.y.new_empty(0) if self.problem.by_example else state.y[local].clone()
-                self.outputs[n] = state.x[local].clone(), y
+                self.outputs[n] = self._held(state.x[local].clone(), state.y[local])
             elif self.rules.divergence == "x0":
-                x0, y0 = self.start
-                self.outputs[n] = x0, y0.new_empty(0) if self.problem.by_example else y0
+                self.outputs[n] = self._held(*self.start)
+
+    def _held(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What an evaluation is given of x and y."""
+        return x, y.new_empty(0) if self.problem.by_example else y.clone()
+
+    def _pass_stops(self, state: State, declared: np.ndarray) -> None:
+        """Keep where trials stand that have come to a share of the budget at which x is judged."""
+
+        def stop(local: int, share: float) -> Stop:
+            n = self.meter.live[local]
+            point = self._place(n) | self._ledgers()[n]
+            return Stop(
+                share, int(self.iterations[n]), point, self._held(state.x[local].clone(), state.y[local])
+            )
+
+        if self.rules.evaluate_at:
+            self.stops.pass_by(self.meter.live, self.meter.running, declared, self.accountant, stop)
 
     # --- curves
 
@@ -224,12 +243,14 @@ class Run:
             return
         chosen, ledgers = state.at(_selection(due)), self._ledgers()
         for n, metrics in zip(live[due], self.problem.metrics(chosen.x, chosen.y), strict=True):
-            point = {"upper_iteration": int(self.iterations[n]), "seconds": float(self.seconds[n])}
-            point |= ledgers[n]
+            point = self._place(n) | ledgers[n]
             if taken := sorted(point.keys() & metrics.keys()):
                 raise PluginError(f"metrics gives {', '.join(taken)}, which is the ledger's or the clock's")
             self.results[n].curve.append(point | metrics)
         self.measured[live[due]] = self.iterations[live[due]]
+
+    def _place(self, n: int) -> dict[str, float]:
+        return {"upper_iteration": int(self.iterations[n]), "seconds": float(self.seconds[n])}
 
     def _ledgers(self) -> list[dict[str, float]]:
         """Samples used by kind and priced in total, of every trial."""
@@ -256,6 +277,16 @@ class Run:
             result = self.results[n]
             result.metrics, result.objective = values, values[self.problem.objective]
             result.evaluation_samples, result.evaluation_seconds = self.problem.evaluation_samples, share
+        unscored = dict.fromkeys(self.problem.metric_names, float("nan")) | {
+            self.problem.objective: float("inf")
+        }
+        end = [
+            self._place(n) | result.ledger | (result.metrics or unscored)
+            for n, result in enumerate(self.results)
+        ]
+        judged = self.stops.judge(self.problem, self._held(*self.start), self.iterations, end)
+        for result, points in zip(self.results, judged, strict=True):
+            result.evaluations = points
 
 
 def _selection(mask: np.ndarray) -> slice | Tensor:

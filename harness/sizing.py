@@ -55,25 +55,31 @@ def pack_bytes(problem: Problem, solver: type[Solver[Any]], configs: Sequence[Ma
 
 @dataclass(frozen=True)
 class Packing:
-    """At most so many trials in a pack, and so many bytes in a worker."""
+    """At most so many trials in a pack, and so many bytes in a worker, which keeps x and y of every trial at
+    so many stops (`Rules.evaluate_at`)."""
 
     most: int
     room: float = math.inf
+    stops: int = 0
 
     def cut(
         self, problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]]
     ) -> Iterator[slice]:
         """The trials in packs, in their order; a trial that does not fit alone goes alone."""
+        kept = self.stops * problem.dtype.itemsize * (problem.dim_x + problem.dim_y)
         first = 0
         while first < len(configs):
             size = min(self.most, len(configs) - first)
-            while size > 1 and pack_bytes(problem, solver, configs[first : first + size]) > self.room:
+            while (
+                size > 1
+                and pack_bytes(problem, solver, configs[first : first + size]) + kept * size > self.room
+            ):
                 size -= 1
             yield slice(first, first + size)
             first += size
 
 
-def auto_packing(device: str, workers: int, trials: int) -> Packing:
+def auto_packing(device: str, workers: int, trials: int, stops: int = 0) -> Packing:
     """Packs that are of use on the device, fit in memory, and leave work for every worker."""
     room = SHARE * free_memory(device) / workers_per_device(device, workers)
-    return Packing(max(1, min(MOST[device], -(-trials // workers))), room)
+    return Packing(max(1, min(MOST[device], -(-trials // workers))), room, stops)

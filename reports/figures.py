@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 6.9  # inches: the text width of a two-column paper
-_CURRENT = (
-    "The metrics are those of the lower variable at hand during the trial, not of the final evaluation."
-)
-_FAILED = "A failed trial counts as the worst objective observed in the study."
+_FAILED = "A failed trial counts as worse than any other."
 
 
 @dataclass(frozen=True)
@@ -52,14 +49,8 @@ def house_style() -> Iterator[None]:
 
 def all_figures(view: View) -> list[Picture]:
     """Every figure of the report, in reading order; call and save within `house_style`."""
-    return [
-        distribution(view),
-        expected_best(view, "trials"),
-        expected_best(view, "samples"),
-        best_at_budget(view),
-        curves(view),
-        parameters(view),
-    ]
+    along = [best_at_budget(view), curves(view)] if view.along else []
+    return [distribution(view), tuning(view), samples_to_target(view), *along, parameters(view)]
 
 
 def write_figure(picture: Picture, folder: Path) -> None:
@@ -74,40 +65,38 @@ def curves(view: View) -> Picture:
     metrics = list(dict.fromkeys([view.objective, view.headline]))
     across = min(3, len(view.solvers))
     down = -(-len(view.solvers) // across)
-    figure = _figure(0.45 + len(metrics) * (0.25 + 1.35 * down))
-    grid = statistics.sample_grid(view.curves, float(view.spec["budget"]))
+    figure = blank(0.45 + len(metrics) * (0.25 + 1.35 * down))
+    grid = _grid(view)
     blocks = figure.subfigures(len(metrics), 1, squeeze=False)[:, 0]
     for block, metric in zip(blocks, metrics, strict=True):
-        bands: panels.Bands = {}
+        spreads: panels.Spreads = {}
         for solver in view.solvers:
-            values = statistics.on_grid(view.curves_of(solver), f"metric.{metric}", grid)
-            bands[solver] = statistics.quantiles(values, (0.2, 0.5, 0.8))
-        title = f"{text.mathtext(view.metric_label(metric))}, during the trial"
-        block.suptitle(title, fontsize=8, fontweight="bold")
+            values = statistics.on_grid(view.judged_of(solver), f"metric.{metric}", grid)
+            spreads[solver] = statistics.quantiles(values, (0.2, 0.5, 0.8))
+        block.suptitle(text.mathtext(view.metric_label(metric)), fontsize=8, fontweight="bold")
         block.supxlabel("samples", fontsize=8)
         axes = block.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         axes.flat[0].set_yscale(view.scale(metric))
         for panel, solver in zip(axes.flat, view.solvers, strict=False):
-            panels.curve(panel, view, solver, metric, bands, grid)
+            panels.curve(panel, view, solver, metric, spreads, grid)
         for panel in axes.flat[len(view.solvers) :]:
             panel.set_axis_off()
     caption = (
         "Objective and headline metric along the budget: median (line) and 20-80 % band over a solver's "
-        "trials, its best trial by final objective (black), the other solvers' medians (grey). Every trial "
-        "stands at its last finite value logged after an upper iteration; medians begin where more than "
-        f"half of the trials with a curve have one. {_CURRENT} {view.conditions}"
+        "trials that did not fail, its best trial by final objective (black), the other solvers' medians "
+        f"(grey). {view.standing} {view.conditions}"
     )
-    return Picture("curves", "Along the budget", caption, _finish(figure))
+    return Picture("curves", "Along the budget", caption, finish(figure))
 
 
 def parameters(view: View) -> Picture:
     """A row of panels per solver, a column per parameter that some solver searches."""
     names = [name for name in view.parameters if any(name in view.searched(s) for s in view.solvers)]
-    figure = _figure(0.8 + 1.15 * len(view.solvers), max(WIDTH, 1.6 * len(names)))
+    figure = blank(0.8 + 1.15 * len(view.solvers), max(WIDTH, 1.6 * len(names)))
     axes = figure.subplots(len(view.solvers), max(len(names), 1), sharex="col", sharey=True, squeeze=False)
     axes.flat[0].set_yscale(view.scale(view.objective))
     for row, solver in zip(axes, view.solvers, strict=True):
-        row[0].set_ylabel(text.mathtext(view.label(solver)))
+        row[0].set_ylabel(panels.two_lines(view.label(solver)))
         for panel, name in zip(row, names, strict=False):
             if name in view.searched(solver):
                 panels.sensitivity(panel, view, solver, name)
@@ -125,67 +114,123 @@ def parameters(view: View) -> Picture:
         f"trials (at least seven) running along the parameter. {_FAILED} Failed and unscored trials: "
         f"crosses on the upper edge. Grey words: parameters a solver ties or fixes. {view.conditions}"
     )
-    return Picture("parameters", "Sensitivity to parameters", caption, _finish(figure))
+    return Picture("parameters", "Sensitivity to parameters", caption, finish(figure))
 
 
 def distribution(view: View) -> Picture:
     """Boxes and points beside the empirical distribution, one axis for the objective."""
-    figure = _figure(3.0)
+    figure = blank(3.0)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
     left.set_yscale(view.scale(view.objective))
     panels.spread(left, view)
     panels.shares(right, view)
-    _legend(figure, right)
+    legend(figure, right)
     caption = (
         "Final objective of all trials. Left: quartiles, whiskers to 1.5 times the interquartile range, "
         "every trial a point, failed or unscored trials as crosses on the upper edge. Right: share of all "
         f"trials, failed ones included, at or below an objective. {view.conditions}"
     )
-    return Picture("distribution", "Distribution of the objective", caption, _finish(figure))
+    return Picture("distribution", "Distribution of the objective", caption, finish(figure))
 
 
-def expected_best(view: View, unit: str) -> Picture:
-    """Expected best objective of a search by the effort put into it, in `trials` or in `samples`."""
-    figure = _figure(3.2, 5.0)
-    rng = np.random.default_rng(0)
-    axes = panels.search_effort(figure.subplots(), view, rng, in_samples=unit == "samples")
-    axes.set_yscale(view.scale(view.objective))
-    _legend(figure, axes)
-    effort = "total samples, tuning included" if unit == "samples" else "number of trials"
-    caption = (
-        f"Expected best objective against the {effort}: unbiased estimate from all recorded trials, drawn "
-        f"without replacement, and 95 % bootstrap band (1000 resamples of the trials). {_FAILED} The right "
-        f"end rests on single trials. {view.conditions}"
+def tuning(view: View) -> Picture:
+    """Best objective of a search by its trials, its samples, and its samples with the evaluations."""
+    across = min(3, len(view.solvers))
+    down = -(-len(view.solvers) // across)
+    figure = blank(0.6 + 1.75 * (down + 1))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(down, 1.05), squeeze=False)[:, 0]
+    panes = top.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    panes.flat[0].set_yscale(view.scale(view.objective))
+    for axes, solver in zip(panes.flat, view.solvers, strict=False):
+        panels.tuning_curve(axes, view, solver, "trials").set_title(text.mathtext(view.label(solver)))
+        panels.log_axis(axes)
+    for axes in panes.flat[len(view.solvers) :]:
+        axes.set_axis_off()
+    top.supxlabel("trials", fontsize=8)
+    top.supylabel(text.mathtext(view.short(view.objective)), fontsize=8)
+    pair = bottom.subplots(1, 2, sharey=True)
+    pair[0].set_yscale(view.scale(view.objective))
+    for axes, unit in zip(pair, ("samples", "all samples"), strict=True):
+        for solver in view.solvers:
+            panels.best_by_effort(axes, view, solver, unit)
+        panels.log_axis(axes).set_xlabel(panels.EFFORTS[unit])
+    pair[0].set_ylabel(text.mathtext(view.short(view.objective)))
+    legend(figure, pair[1])
+    caption = f"{_tuned(view)} {_FAILED} {view.conditions}"
+    return Picture("tuning", "Tuning curves", caption, finish(figure))
+
+
+def _tuned(view: View) -> str:
+    costs = (
+        "Samples: trials times the mean samples of a trial of the solver; right: with those of the final "
+        "evaluation, which a search needs to rank its trials."
     )
-    return Picture(f"expected_best_{unit}", f"Expected best by {unit}", caption, _finish(figure))
+    what = view.metric_label(view.objective)
+    if not view.independent:
+        kind = "study at other prices" if "repriced" in view.spec else f"{view.spec['sampler']} search"
+        return (
+            f"Best {what} of the first n trials in their order, one search as it ran. {costs} The trials of "
+            f"a {kind} are no independent draws: there is no unbiased estimate of, "
+            "and no band for, another search of n trials."
+        )
+    return (
+        f"Best {what} of n trials drawn at random. Panels: median (line) with its exact, simultaneous, "
+        "distribution-free 95 % band from the N trials of the solver (opda), and unbiased mean (dots). Line "
+        "and band end where the band has no bound on one side, beyond about N/10 trials: there N trials "
+        f"cannot say how good the best of n is. Below: the means by samples. {costs} The right end of a "
+        "mean rests on single trials."
+    )
+
+
+def samples_to_target(view: View) -> Picture:
+    """Samples to reach targets of the objective, by simulated restarts."""
+    figure = blank(3.2, 5.0)
+    goals = view.targets
+    axes = panels.to_targets(figure.subplots(), view, goals, np.random.default_rng(0))
+    legend(figure, axes)
+    caption = (
+        f"Searches that run trials of a solver, drawn anew each time, until "
+        f"{view.metric_label(view.objective)} is at or below a target "
+        f"({', '.join(text.parameter(goal) for goal in goals) or 'none'}: quantiles 0.5, 0.25 and 0.1, "
+        f"below the score of x0, of all trials of the study); share of 1000 simulated searches for each "
+        f"target that are there. {view.standing} {_FAILED} {view.conditions}"
+    )
+    return Picture("samples_to_target", "Samples to a target", caption, finish(figure))
 
 
 def best_at_budget(view: View) -> Picture:
     """What would have been chosen had the budget been smaller."""
-    figure = _figure(3.2, 5.0)
-    grid = statistics.sample_grid(view.curves, float(view.spec["budget"]))
-    axes = panels.chosen_at_budget(figure.subplots(), view, grid)
+    figure = blank(3.2, 5.0)
+    axes = panels.chosen_at_budget(figure.subplots(), view, _grid(view))
     axes.set_yscale(view.scale(view.headline))
-    _legend(figure, axes)
+    legend(figure, axes)
     caption = (
         f"At every budget, {view.metric_label(view.headline)} of the trial with the lowest "
-        f"{view.metric_label(view.objective)}, each trial taken at its last point logged within that "
-        "budget: one run per configuration. Completed trials after their first upper iteration only. "
-        f"{_CURRENT} A lower variable far from solved can be chosen for the wrong reason. {view.conditions}"
+        f"{view.metric_label(view.objective)}, over all trials that did not fail. {view.standing} "
+        f"{view.conditions}"
     )
-    return Picture("best_at_budget", "Best at every budget", caption, _finish(figure))
+    return Picture("best_at_budget", "Best at every budget", caption, finish(figure))
 
 
-def _figure(height: float, width: float = WIDTH) -> Figure:
+def _grid(view: View) -> statistics.Floats:
+    """Budgets at which trials can be judged."""
+    budget = float(view.spec["budget"])
+    if view.along == "evaluations":
+        return np.array([share * budget for share in view.spec["evaluate_at"]] + [budget])
+    return statistics.sample_grid(view.judged, budget)
+
+
+def blank(height: float, width: float = WIDTH) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        across = 3 if figure.get_figwidth() < WIDTH else 6
+        entry = 0.75 + 0.068 * max(map(len, labels))  # inches: handle and gaps, and 8 pt letters
+        across = max(1, int(figure.get_figwidth() / entry))
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(handles), across))
     else:
         panels.note(axes, "nothing recorded")
@@ -205,7 +250,7 @@ def _outcome_legend(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 
 
-def _finish(figure: Figure) -> Figure:
+def finish(figure: Figure) -> Figure:
     """Arrange the panels once, not at each of the three saves: that is half of a report's time."""
     import seaborn
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from markupsafe import Markup, escape
@@ -15,9 +16,35 @@ from reports.figures import Picture
 from reports.formats import Column, Table
 from reports.view import View, outcome
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 
 def render(view: View, tables: list[Table], pictures: list[Picture], folder: Path) -> str:
     """The page; `folder` holds the saved files of `pictures`."""
+    return _template("page.html.j2").render(
+        view=view,
+        answer=answer(view),
+        tables=[(table, _downloads(table)) for table in tables],
+        pictures=[(picture, _embedded(picture, folder)) for picture in pictures],
+        trials=trial_columns(view),
+        rows=list(zip(view.trials["trial"].astype(str), outcome(view.trials).astype(str), strict=True)),
+        solvers={s: view.spec["solvers"].get(s, {}) for s in view.solvers},
+    )
+
+
+def render_comparison(
+    facts: dict[str, str], tables: list[Table], pictures: list[Picture], folder: Path
+) -> str:
+    """The page of several studies side by side; `folder` holds the saved files of `pictures`."""
+    return _template("compare.html.j2").render(
+        facts=facts,
+        tables=[(table, _downloads(table)) for table in tables],
+        pictures=[(picture, _embedded(picture, folder)) for picture in pictures],
+    )
+
+
+def _template(name: str) -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -28,15 +55,7 @@ def render(view: View, tables: list[Table], pictures: list[Picture], folder: Pat
         lstrip_blocks=True,
     )
     environment.filters.update(symbols=symbols, key=sort_key)
-    return environment.get_template("page.html.j2").render(
-        view=view,
-        answer=answer(view),
-        tables=[(table, _downloads(table)) for table in tables],
-        pictures=[(picture, _embedded(picture, folder)) for picture in pictures],
-        trials=trial_columns(view),
-        rows=list(zip(view.trials["trial"].astype(str), outcome(view.trials).astype(str), strict=True)),
-        solvers={s: view.spec["solvers"].get(s, {}) for s in view.solvers},
-    )
+    return environment.get_template(name)
 
 
 def trial_columns(view: View) -> list[Column]:

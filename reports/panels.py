@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from reports import statistics, text
+from reports import bands, statistics, text
 from reports.view import View, outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Bands = dict[str, statistics.Floats]  # solver: (low, median, high) along a grid of samples
+Spreads = dict[str, statistics.Floats]  # solver: (low, median, high) along a grid of samples
 
 # Okabe and Ito 2008, told apart with every common colour blindness; without their yellow, too pale for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -50,6 +51,11 @@ def note(axes: Axes, words: str) -> Axes:
     return axes
 
 
+def two_lines(label: str) -> str:
+    """A label for a narrow place: what stands in brackets goes below."""
+    return text.mathtext(label.replace(" (", "\n("))
+
+
 def log_axis(axes: Axes) -> Axes:
     """A log x axis labelled at powers of ten, also at 2 and 5 where those are few; linear without data."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -64,20 +70,22 @@ def log_axis(axes: Axes) -> Axes:
     return axes
 
 
-def curve(axes: Axes, view: View, solver: str, metric: str, bands: Bands, grid: statistics.Floats) -> Axes:
+def curve(
+    axes: Axes, view: View, solver: str, metric: str, spreads: Spreads, grid: statistics.Floats
+) -> Axes:
     """Median and 20-80 % band over the trials of `solver`, its best trial, and the other solvers' medians."""
-    for other, (_, middle, _) in bands.items():
+    for other, (_, middle, _) in spreads.items():
         if other != solver:
             axes.plot(grid, middle, color="#c8c8c8", linewidth=0.7, zorder=1)
-    low, middle, high = bands[solver]
+    low, middle, high = spreads[solver]
     style = look(view, solver)
     if np.isfinite(middle).any():
         axes.fill_between(grid, low, high, color=style.colour, alpha=0.22, linewidth=0, zorder=2)
         axes.plot(grid, middle, color=style.colour, zorder=3)
     else:
         note(axes, "no curve recorded")
-    points = view.curves_of(solver)
-    points = points[points["upper_iteration"] > 0].sort_values("ledger.total")
+    points = view.judged_of(solver)
+    points = points[points["ledger.total"] > 0]
     for number in statistics.top(view.of_solver(solver), 1)["number"]:
         best = points[points["number"] == number]
         across, height = best["ledger.total"], best[f"metric.{metric}"]
@@ -108,7 +116,7 @@ def sensitivity(axes: Axes, view: View, solver: str, name: str) -> Axes:
         else:
             axes.scatter(across[rows], objective[rows], s=10, zorder=3, **mark, **style)
     if scored.any():
-        filled = statistics.fill_failures(objective, view.worst)
+        filled = statistics.failures_last(objective)
         middle = statistics.running_median(across, filled, max(7, len(trials) // 6))
         axes.plot(*middle, color=colour, zorder=4)
     return log_axis(axes) if view.drawn_on_log(solver, name) else axes
@@ -139,7 +147,7 @@ def spread(axes: Axes, view: View) -> Axes:
         cross: dict[str, Any] = {"marker": "x", "color": "black", "linewidths": 0.7}
         top = np.full((~there).sum(), 0.98)
         axes.scatter(across[~there], top, s=10, transform=axes.get_xaxis_transform(), **cross)
-    axes.set_xticks(range(len(view.solvers)), [text.mathtext(view.label(s)) for s in view.solvers])
+    axes.set_xticks(range(len(view.solvers)), [two_lines(view.label(s)) for s in view.solvers])
     axes.tick_params(axis="x", rotation=25)
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
@@ -162,47 +170,95 @@ def shares(axes: Axes, view: View) -> Axes:
     return axes
 
 
-def search_effort(axes: Axes, view: View, rng: np.random.Generator, in_samples: bool) -> Axes:
-    """Expected best objective against the number of trials, or the samples they cost, with a 95 % band."""
-    for solver in view.solvers:
-        trials, style = view.of_solver(solver), look(view, solver)
-        if trials.empty or not np.isfinite(view.worst):
-            continue
-        values = statistics.fill_failures(trials["objective"], view.worst)
-        cost = float(trials["ledger.total"].mean()) if in_samples else 1.0
-        effort = np.asarray(cost * np.arange(1, values.size + 1), dtype=np.float64)
-        low, high = statistics.expected_best_band(values, rng)
-        axes.fill_between(effort, low, high, color=style.colour, alpha=0.10, linewidth=0)
-        _line(axes, view, solver, effort, statistics.expected_best(values))
-    axes.set_xlabel("samples, tuning included (trials × mean samples of a trial)" if in_samples else "trials")
-    axes.set_ylabel(f"expected best {text.mathtext(view.metric_label(view.objective))}")
-    return log_axis(axes)
+EFFORTS = {
+    "trials": "trials",
+    "samples": "samples of the search",
+    "all samples": "samples, evaluations included",
+}
+
+
+def tuning_curve(axes: Axes, view: View, solver: str, unit: str) -> Axes:
+    """Best objective of a search by the effort put into it, in a unit of EFFORTS.
+
+    Independent draws: median (line) in its exact simultaneous 95 % band for as long as that has two bounds,
+    and the unbiased mean (dots). Else the best so far in the order of the trials."""
+    trials, style = view.draws(solver), look(view, solver)
+    if trials.empty:
+        return note(axes, "no trial")
+    values = statistics.failures_last(trials["objective"])
+    effort = _effort(trials, unit)
+    if not view.independent:
+        return drawn(axes, view, solver, effort, statistics.best_so_far(values), drawstyle="steps-post")
+    low, high = statistics.best_of_n_band(values, *bands.cdf_band(values.size))
+    bounded = np.isfinite(low) & np.isfinite(high)
+    axes.fill_between(
+        effort[bounded], low[bounded], high[bounded], color=style.colour, alpha=0.13, linewidth=0
+    )
+    drawn(axes, view, solver, effort[bounded], statistics.best_of_n_median(values)[bounded])
+    mean = statistics.best_of_n_mean(values)
+    axes.plot(effort, mean, color=style.colour, linestyle=(0, (1, 1.5)), linewidth=0.9)
+    return axes
+
+
+def best_by_effort(axes: Axes, view: View, solver: str, unit: str) -> Axes:
+    """The same by samples, all solvers in one panel: mean of independent draws, else the best so far."""
+    trials = view.draws(solver)
+    if trials.empty or not np.isfinite(trials["objective"]).any():
+        return axes
+    best = statistics.best_of_n_mean if view.independent else statistics.best_so_far
+    effort = _effort(trials, unit)
+    return drawn(axes, view, solver, effort, best(trials["objective"]))
+
+
+def _effort(trials: pd.DataFrame, unit: str) -> statistics.Floats:
+    """Of 1, 2, ... trials at the mean of those with a ledger."""
+    each = {"trials": 1.0, "samples": float(trials["ledger.total"].mean())}
+    each["all samples"] = each["samples"] + float(trials["evaluation_samples"].mean())
+    return np.asarray(each[unit] * np.arange(1, len(trials) + 1), dtype=float)
 
 
 def chosen_at_budget(axes: Axes, view: View, grid: statistics.Floats) -> Axes:
-    """Headline of the completed trial with the best objective at every budget, per solver."""
+    """Headline of the trial with the best objective at every budget, per solver."""
     for solver in view.solvers:
-        trials, curves = view.of_solver(solver), view.curves_of(solver)
-        completed = curves["number"].isin(trials.loc[trials["state"] == "completed", "number"])
         columns = f"metric.{view.objective}", f"metric.{view.headline}"
-        chosen = statistics.best_at_budget(curves[completed], *columns, grid)
+        chosen = statistics.best_at_budget(view.judged_of(solver), *columns, grid)
         if chosen["headline"].notna().any():
-            _line(axes, view, solver, chosen["samples"], chosen["headline"], drawstyle="steps-post")
+            measured = view.along == "evaluations"  # at these budgets, and not between
+            style: dict[str, Any] = {"markevery": 1} if measured else {"drawstyle": "steps-post"}
+            drawn(axes, view, solver, chosen["samples"], chosen["headline"], **style)
     axes.set_xlabel("budget, samples per trial")
-    axes.set_ylabel(f"{text.mathtext(view.metric_label(view.headline))}, during the trial")
+    axes.set_ylabel(text.mathtext(view.metric_label(view.headline)))
     return log_axis(axes)
 
 
-def _line(
+def to_targets(axes: Axes, view: View, targets: Sequence[float], rng: np.random.Generator) -> Axes:
+    """Share of (target, simulated search) pairs that have reached their target, by samples, per solver."""
+    for solver in view.solvers:
+        points = view.judged_of(solver)
+        if points.empty:
+            continue
+        found = [statistics.samples_to_target(points, f"metric.{view.objective}", t) for t in targets]
+        total = np.concatenate([statistics.restarted(*pair, rng) for pair in found])
+        reached, share = statistics.share_at_or_below(total)
+        thin = np.unique(np.linspace(0, max(reached.size - 1, 0), min(reached.size, 200)).astype(int))
+        drawn(axes, view, solver, reached[thin], share[thin], drawstyle="steps-post")
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("samples of the search, trial after trial")
+    axes.set_ylabel("share of searches at their target")
+    return log_axis(axes)
+
+
+def drawn(
     axes: Axes,
     view: View,
     solver: str,
     across: statistics.Floats | pd.Series[float],
     height: statistics.Floats | pd.Series[float],
     **style: Any,
-) -> None:
+) -> Axes:
     """A solver's line in a figure that compares solvers, with a marker at every sixth of the axis."""
     its, label = look(view, solver), text.mathtext(view.label(solver))
+    every = 0.15 if np.isfinite(across * height).any() else None  # where no point is, it fails
     axes.plot(
         across,
         height,
@@ -210,7 +266,7 @@ def _line(
         linestyle=its.line,
         marker=its.marker,
         markersize=3.5,
-        markevery=0.15 if np.isfinite(across * height).any() else None,  # where no point is, it fails
         label=label,
-        **style,
+        **{"markevery": every, **style},
     )
+    return axes

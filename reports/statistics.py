@@ -1,7 +1,8 @@
 """The numbers of a report: pure functions of arrays and frames, lower is better everywhere.
 
 A trial without a usable objective (failed: NaN; ranked last: +inf) is never dropped from a statistic of a
-search: `fill_failures` gives it the worst objective observed. Randomness enters as a `Generator`.
+search: `failures_last` makes it +inf, worse than any number and the same whatever other trials did.
+Randomness enters as a `Generator`.
 """
 
 from collections.abc import Sequence
@@ -28,41 +29,64 @@ def mean_std(values: ArrayLike) -> tuple[float, float]:
     return mean, float(finite.std(ddof=1)) if finite.size > 1 else float("nan")
 
 
-def fill_failures(values: ArrayLike, worst: float) -> Floats:
-    """`values` with `worst` for everything not finite, so that no trial of a search is dropped."""
-    filled = np.array(values, dtype=float)
-    filled[~np.isfinite(filled)] = worst
-    return filled
+def failures_last(values: ArrayLike) -> Floats:
+    """`values` with +inf for everything not finite: a failed trial ranks behind every other."""
+    ranked = np.array(values, dtype=float)
+    ranked[~np.isfinite(ranked)] = np.inf
+    return ranked
 
 
-def expected_best(values: ArrayLike) -> Floats:
+def best_of_n_mean(values: ArrayLike) -> Floats:
     """Expected minimum of n of the N values drawn without replacement, for n = 1, ..., N.
 
     With x_(1) <= ... <= x_(N), i the rank,
 
         E_n = sum_i  C(N - i, n - 1) / C(N, n)  x_(i),
 
-    the mean over all subsets of size n, hence unbiased for the expected best of n fresh trials. The estimate
-    of Dodge et al. 2019, "Show Your Work", draws with replacement and is biased (for a minimum: upwards);
-    this one is that of Tang et al. 2020, "Showing Your Work Doesn't Always Work", and of bayesmark.
+    the mean over all subsets of size n, hence unbiased for the expected best of n fresh independent trials;
+    +inf for as long as a subset can hold nothing but failures. The estimate of Dodge et al. 2019, "Show Your
+    Work", draws with replacement and is biased (for a minimum: upwards); this one is that of Tang et al.
+    2020, "Showing Your Work Doesn't Always Work".
     """
-    ordered = np.sort(np.asarray(values, dtype=float))
-    return np.asarray(_best_of_n_weights(ordered.size) @ ordered, dtype=float)
+    ordered = np.sort(failures_last(values))
+    usable = np.isfinite(ordered)
+    expected = np.asarray(_best_of_n_weights(ordered.size)[:, usable] @ ordered[usable], dtype=float)
+    expected[: int((~usable).sum())] = np.inf
+    return expected
 
 
-def expected_best_band(
-    values: ArrayLike, rng: np.random.Generator, resamples: int = 1000, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """Percentile-bootstrap band of `expected_best` over trials, `(low, high)`, each of length N.
+def best_of_n_median(values: ArrayLike) -> Floats:
+    """Median of the best of n fresh trials, for n = 1, ..., N: the quantile 1 - 2^(-1/n) of the N values.
 
-    Near n = N the estimate rests on one or two trials and a bootstrap cannot be trusted (Tang et al. 2020):
-    read the right end as a description of these N trials only.
+    The best of n exceeds y with probability (1 - F(y))^n, one half at that quantile of F; here F is the
+    empirical distribution.
     """
-    observed = np.asarray(values, dtype=float)
-    drawn = np.sort(rng.choice(observed, size=(resamples, observed.size)), axis=1)
-    estimates = drawn @ _best_of_n_weights(observed.size).T
-    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ordered = np.sort(failures_last(values))
+    place = np.ceil(_median_levels(ordered.size) * ordered.size - 1e-12).astype(int) - 1
+    return np.asarray(ordered[place], dtype=float)
+
+
+def best_of_n_band(values: ArrayLike, cdf_low: Floats, cdf_high: Floats) -> tuple[Floats, Floats]:
+    """Band of the median of the best of n, for n = 1, ..., N: `(low, high)`, infinite where it has no bound.
+
+    cdf_low, cdf_high: `(N + 1,)`, a simultaneous band of the distribution F at level L: with probability L,
+    cdf_low[j] <= F(y) <= cdf_high[j] for all y in [x_(j), x_(j+1)) and all j at once (`bands.cdf_band`). Then
+    all medians lie in the band at once with probability L at least, whatever F is.
+    """
+    ordered = np.sort(failures_last(values))
+    level = _median_levels(ordered.size)
+    low = np.concatenate([[-np.inf], ordered])[np.searchsorted(cdf_high, level, side="left")]
+    high = np.concatenate([[-np.inf], ordered, [np.inf]])[np.searchsorted(cdf_low, level, side="left")]
     return low, high
+
+
+def _median_levels(size: int) -> Floats:
+    return np.asarray(1 - 0.5 ** (1 / np.arange(1, size + 1)), dtype=float)
+
+
+def best_so_far(values: ArrayLike) -> Floats:
+    """Best of the first n values in their order, for n = 1, ..., N."""
+    return np.asarray(np.minimum.accumulate(failures_last(values)), dtype=float)
 
 
 def _best_of_n_weights(size: int) -> Floats:
@@ -113,23 +137,21 @@ def sample_grid(curves: pd.DataFrame, budget: float, points: int = 80) -> Floats
 
 
 def carried_forward(samples: ArrayLike, values: ArrayLike, grid: Floats) -> Floats:
-    """At every count of `grid` the last finite value logged at or before it; NaN before the first."""
+    """At every count of `grid` the last value logged at or before it; NaN before the first."""
     at, logged = np.asarray(samples, dtype=float), np.asarray(values, dtype=float)
-    usable = np.isfinite(logged) & np.isfinite(at)
+    usable = ~np.isnan(logged) & np.isfinite(at)
     order = np.argsort(at[usable], kind="stable")
     at, logged = at[usable][order], logged[usable][order]
     place = np.searchsorted(at, grid, side="right")
     return np.concatenate([[np.nan], logged])[place]
 
 
-def on_grid(curves: pd.DataFrame, column: str, grid: Floats) -> Floats:
-    """`(trials, grid)`: `column` of every trial of `curves`, carried forward, trials in order of `number`.
+def on_grid(points: pd.DataFrame, column: str, grid: Floats) -> Floats:
+    """`(trials, grid)`: `column` of every trial of `points`, carried forward, trials in order of `number`.
 
-    A point logged before the first upper iteration says nothing about a solver and has no value.
+    Before its first upper iteration a trial stands at x0, where its first point is.
     """
-    values = curves[column].where(curves["upper_iteration"] > 0)
-    points = pd.DataFrame({"number": curves["number"], "at": curves["ledger.total"], "value": values})
-    rows = [carried_forward(trial["at"], trial["value"], grid) for _, trial in points.groupby("number")]
+    rows = [carried_forward(t["ledger.total"], t[column], grid) for _, t in points.groupby("number")]
     return np.stack(rows) if rows else np.empty((0, grid.size))
 
 
@@ -138,27 +160,81 @@ def quantiles(values: Floats, levels: Sequence[float]) -> Floats:
     result = np.full((len(levels), values.shape[1]), np.nan)
     present = 2 * np.isfinite(values).sum(axis=0) > len(values)
     if present.any():
-        result[:, present] = np.nanquantile(values[:, present], levels, axis=0)
+        result[:, present] = np.nanquantile(values[:, present], levels, axis=0, method="inverted_cdf")
     return result
 
 
-def best_at_budget(curves: pd.DataFrame, objective: str, headline: str, grid: Floats) -> pd.DataFrame:
+def best_at_budget(points: pd.DataFrame, objective: str, headline: str, grid: Floats) -> pd.DataFrame:
     """Of one solver, the trial to choose at every budget: columns `samples, number, objective, headline`.
 
-    At a budget B every trial stands at its last point logged at or before B, as if stopped there; the
-    trial of lowest `objective` column is chosen and its `headline` column reported: one run per configuration
-    serves all budgets. Points before the first upper iteration do not count. NaN where no trial has a point.
+    At a budget B every trial stands at its last point at or before B, as if stopped there, a diverged one at
+    what its rule says from then on; the trial of lowest `objective` is chosen and its `headline` reported.
+    NaN where no trial has a point.
     """
     result = pd.DataFrame({"samples": grid, "number": np.nan, "objective": np.nan, "headline": np.nan})
-    if curves.empty:
+    if points.empty:
         return result
-    selection = on_grid(curves, objective, grid)
-    selection[~np.isfinite(selection)] = np.inf
+    selection = failures_last(on_grid(points, objective, grid))
     chosen = selection.argmin(axis=0)
     place = (chosen, np.arange(grid.size))
     there = np.isfinite(selection[place])
-    numbers = np.sort(curves["number"].unique()).astype(float)
+    numbers = np.sort(points["number"].unique()).astype(float)
     result["number"] = np.where(there, numbers[chosen], np.nan)
     result["objective"] = np.where(there, selection[place], np.nan)
-    result["headline"] = np.where(there, on_grid(curves, headline, grid)[place], np.nan)
+    result["headline"] = np.where(there, on_grid(points, headline, grid)[place], np.nan)
     return result
+
+
+def targets(values: ArrayLike, start: float) -> list[float]:
+    """Targets of an objective, easy to hard: quantiles 0.5, 0.25 and 0.1 of all values, failures last, but
+    for what the start (NaN: not known) has reached already."""
+    observed = failures_last(values)
+    if not observed.size:
+        return []
+    found = np.quantile(observed, [0.5, 0.25, 0.1], method="inverted_cdf")
+    return [float(target) for target in dict.fromkeys(found) if np.isfinite(target) and not target >= start]
+
+
+def samples_to_target(
+    points: pd.DataFrame, objective: str, target: float
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Per trial of `points`, in order of number: samples at its first point at or below `target`, or at its
+    last point where there is none, and whether there is one."""
+    used, reached = [], []
+    for _, trial in points.sort_values("ledger.total", kind="stable").groupby("number"):
+        hit = trial["ledger.total"][trial[objective] <= target]
+        reached.append(len(hit) > 0)
+        used.append(float(hit.iloc[0] if len(hit) else trial["ledger.total"].max()))
+    return np.array(used, dtype=float), np.array(reached, dtype=bool)
+
+
+def expected_running_time(used: ArrayLike, reached: ArrayLike) -> float:
+    """Samples that a search with restarts needs on average to reach a target, one trial after the other, each
+    a fresh draw: all samples used over the number of trials that reached it (Hansen et al. 2021, COCO)."""
+    successes = int(np.sum(reached))
+    return float(np.sum(used)) / successes if successes else float("inf")
+
+
+def restarted(used: ArrayLike, reached: ArrayLike, rng: np.random.Generator, runs: int = 1000) -> Floats:
+    """Samples to the target in `runs` simulated searches: trials drawn until one gets there."""
+    samples, hits = np.asarray(used, dtype=float), np.asarray(reached, dtype=bool)
+    if not hits.any():
+        return np.full(runs, np.inf)
+    total, going = np.zeros(runs), np.arange(runs)
+    while going.size:
+        drawn = rng.integers(samples.size, size=going.size)
+        total[going] += samples[drawn]
+        going = going[~hits[drawn]]
+    return total
+
+
+def median_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Exact, distribution-free interval of a median: the order statistics whose ranks a fair coin leaves
+    between them with probability `level` at least; infinite where N is too small."""
+    from scipy.stats import binom
+
+    ordered = np.sort(np.asarray(values, dtype=float))
+    rank = int(binom.ppf((1 - level) / 2, ordered.size, 0.5)) if ordered.size else 0
+    if rank == 0:
+        return -np.inf, np.inf
+    return float(ordered[rank - 1]), float(ordered[-rank])

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, fields
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reports import statistics, text
+from reports import pairwise, statistics, text
 from reports.formats import Column, Table
 from reports.text import MISSING
 from reports.view import LEDGER, View
 
+LEVEL_OF_TESTS = 0.05
+NEAR = 0.25
+TOP, FEWEST = 10, 20
+INTERVAL = ", with the exact (Clopper-Pearson) 95 % interval where the search is random"
+"""The best trials that an importance rests on at least, and the trials that it needs."""
+
 
 def all_tables(view: View, top: int) -> list[Table]:
     """Every table of the report, in reading order."""
-    return [best(view, top), configurations(view), outcomes(view), ledger(view), spaces(view)]
+    first = [repricing(view)] if "repriced" in view.spec else []
+    return [
+        *first,
+        best(view, top),
+        pairs(view),
+        targets(view),
+        outcomes(view),
+        configurations(view),
+        sensitivity(view),
+        ledger(view),
+        spaces(view),
+    ]
 
 
 def best(view: View, top: int) -> Table:
@@ -29,6 +49,10 @@ def best(view: View, top: int) -> Table:
         for metric, column in columns.items():
             row[f"{metric} best"] = float(chosen[column].iloc[0]) if behind else np.nan
             row[f"{metric} mean"], row[f"{metric} std"] = statistics.mean_std(chosen[column])
+            row[f"{metric} averaged"] = int(np.isfinite(chosen[column]).sum())
+        row["median"] = (
+            float(np.median(statistics.failures_last(trials["objective"]))) if len(trials) else np.nan
+        )
         rows.append({**row, "best_trial": behind[0] if behind else "", "top_trials": " ".join(behind)})
     data = pd.DataFrame(rows).sort_values(f"{view.objective} best", kind="stable", na_position="last")
     to_best = [f"trial-{trial}" if trial else "" for trial in data["best_trial"]]
@@ -52,14 +76,20 @@ def best(view: View, top: int) -> Table:
                 to_top,
             )
         )
-    of = [f"{used} of {recorded}" for used, recorded in zip(data["averaged"], data["trials"], strict=True)]
+    shown.append(_scores(f"{view.short(view.objective)}, median", data["median"], "lower", []))
+    counts = data[[f"{metric} averaged" for metric in columns]].astype(str)
+    used = ["/".join(dict.fromkeys(row)) for row in counts.to_numpy()]
+    of = [f"{n} of {recorded}" for n, recorded in zip(used, data["trials"], strict=True)]
     shown += [Column("n", of, list(data["averaged"])), _words("Best trial", data["best_trial"], to_best)]
     caption = (
-        f"Best trial and mean ± sample standard deviation of the {top} best trials of every solver, "
-        f"selected by {view.metric_label(view.objective)}, lower is better; reported: "
-        f"{view.metric_label(view.headline)}, {view.better(view.headline)} is better. n: trials averaged, of "
-        "the trials recorded. Rows by best objective, ties in the study's order of solvers; bold: best of a "
-        f"column. {view.conditions}"
+        f"Best trial and mean ± sample standard deviation of the {top} best trials (configurations) of every "
+        f"solver, selected by {view.metric_label(view.objective)}, lower is better; reported: "
+        f"{view.metric_label(view.headline)}, {view.better(view.headline)} is better; median: of all "
+        "trials, failed ones worst. The ± is the spread of selected order statistics, as the papers print "
+        "it, and no uncertainty of the mean or of the method. n: trials averaged, those without the number "
+        "left out (a count for each metric where they differ), of the trials recorded. The winner is "
+        f"praised for the numbers it was selected by. Rows by best objective, ties in the "
+        f"study's order of solvers; bold: best of a column. {view.conditions}"
     )
     behind_rows = {str(row["solver"]): str(row["top_trials"]).split() for _, row in data.iterrows()}
     return Table("best", "Best trials", caption, shown, data, behind_rows)
@@ -114,60 +144,246 @@ def ledger(view: View) -> Table:
     kinds = {**LEDGER, "ledger.total": "total (priced)", "evaluation_samples": "evaluation"}
     times = {"seconds": "search, s", "evaluation_seconds": "evaluation, s"}
     grouped = view.trials.groupby("solver")[[*kinds, *times]].mean().reindex(view.solvers)
-    numbers = [len(view.of_solver(solver)) for solver in view.solvers]
+    recorded = [len(view.of_solver(solver)) for solver in view.solvers]
+    counted = [int(view.of_solver(solver)["ledger.total"].notna().sum()) for solver in view.solvers]
+    of = [f"{n} of {trials}" for n, trials in zip(counted, recorded, strict=True)]
     shown = [
         Column("Solver", [view.label(s) for s in view.solvers], [view.label(s) for s in view.solvers]),
-        Column("Trials", [str(n) for n in numbers], numbers),
-        *(_numbers(heading, grouped[c], text.count) for c, heading in kinds.items()),
+        Column("n", of, counted),
+        *(_numbers(heading, grouped[c], text.count) for c, heading in kinds.items() if grouped[c].any()),
         *(_numbers(heading, grouped[c], text.seconds) for c, heading in times.items()),
     ]
     caption = (
-        "Mean samples of a trial by kind, their priced total, the samples of its evaluation (outside the "
-        f"budget), and mean seconds, over all recorded trials. {view.conditions}"
+        "Mean samples of a trial by kind, their priced total, the samples of its final evaluation (outside "
+        "the budget), and mean seconds, over the n trials that have a ledger (failed ones have none), of all "
+        f"recorded. {_on_the_way(view)}{view.conditions}"
     )
-    return Table("ledger", "Ledger", caption, shown, grouped.assign(trials=numbers).reset_index())
+    data = grouped.assign(trials=recorded, averaged=counted).reset_index()
+    return Table("ledger", "Ledger", caption, shown, data)
+
+
+def _on_the_way(view: View) -> str:
+    if view.along != "evaluations":
+        return ""
+    samples = text.count(float(view.evaluations["evaluation_samples"].sum()))
+    return f"Evaluations at shares of the budget took {samples} samples more in all. "
 
 
 def outcomes(view: View) -> Table:
-    """How trials ended, and the share of every search space that works."""
+    """How trials ended, and what share of every search space runs, and beats the start."""
+    start = view.start[view.objective]
     rows = []
     for solver in view.solvers:
         trials = view.of_solver(solver)
         begun = (trials["state"] == "completed") & (trials["upper_iterations"] > 0)
-        low, high = statistics.clopper_pearson(int(begun.sum()), len(trials))
+        at_start = view.at_start(trials)
+        better = (trials["objective"] < start) & ~at_start
+        states = {s: int((trials["state"] == s).sum()) for s in ("completed", "diverged", "failed")}
         rows.append(
             {
                 "solver": view.label(solver),
                 "trials": len(trials),
-                **{
-                    state: int((trials["state"] == state).sum())
-                    for state in ("completed", "diverged", "failed")
-                },
+                **states,
                 "did not fit": int(((trials["state"] == "completed") & ~begun).sum()),
                 "with fallbacks": int((trials["system_fallbacks"] > 0).sum()),
-                "works": begun.mean() if len(trials) else np.nan,
-                "works low": low,
-                "works high": high,
+                "at x0": int(at_start.sum()) if np.isfinite(start) else np.nan,
+                **_share(view, "ran", int(begun.sum()), len(trials)),
+                **_share(view, "beats x0", int(better.sum()) if np.isfinite(start) else None, len(trials)),
             }
         )
     data = pd.DataFrame(rows)
-    counts = ["trials", "completed", "diverged", "failed", "did not fit", "with fallbacks"]
-    share = [
-        f"{w:.0%} [{low:.0%}, {high:.0%}]" if np.isfinite(w) else MISSING
-        for w, low, high in zip(data["works"], data["works low"], data["works high"], strict=True)
-    ]
+    counts = ["trials", "completed", "diverged", "failed", "did not fit", "with fallbacks", "at x0"]
     shown = [
         _words("Solver", data["solver"]),
-        *(_numbers(c.capitalize(), data[c], text.count) for c in counts),
-        Column("Share that works", share, list(data["works"]), _best(data["works"], "higher")),
+        *(_numbers(c[0].upper() + c[1:], data[c], text.count) for c in counts),
+        _shares("Ran", data, "ran"),
+        _shares("Beats x0", data, "beats x0", bold=True),
     ]
+    scored = (
+        f"x0 scores {text.parameter(start)} in {view.metric_label(view.objective)}"
+        if np.isfinite(start)
+        else "the score of x0 was not recorded (harness run --evaluate-at records it)"
+    )
     caption = (
         "Outcomes of all trials. Completed includes the trials whose first upper iteration did not fit the "
-        "budget (output x0). With fallbacks: trials in which the linear system failed at least once. Share "
-        "that works: trials completed with at least one upper iteration, of all trials, with the exact "
-        f"(Clopper-Pearson) 95 % interval; bold: largest. {view.conditions}"
+        "budget (output x0). With fallbacks: the linear system failed at least once. At x0: the trial scores "
+        "what x0 scores, because it never moved or moved to no effect. Ran: completed with at least one "
+        f"upper iteration, which says nothing of how well. Beats x0: a better objective than the start; "
+        f"{scored}. Shares of all trials, failed ones included, with the exact (Clopper-Pearson) 95 % "
+        f"interval; bold: largest. {view.conditions}"
     )
     return Table("outcomes", "Outcomes", caption, shown, data)
+
+
+def repricing(view: View) -> Table:
+    """Of a study at other prices, which trials can be judged."""
+    told = view.spec["repriced"]
+    data = pd.DataFrame([{"solver": solver, **told[solver]} for solver in view.solvers])
+    kinds = [kind for kind in map(str, data) if kind not in ("solver", "trials")]
+    shown = [_words("Solver", data["solver"].map(view.label)), _numbers("Trials", data["trials"], text.count)]
+    shown += [_numbers(kind[0].upper() + kind[1:], data[kind], text.count) for kind in kinds]
+    caption = (
+        "The study at other prices than it was run with; every other table and figure is of the judged "
+        "trials only, at their last upper iteration that the budget pays for. They are no random sample: "
+        "which trials can be judged depends on what they cost, so solvers of which few can be are not to be "
+        "ranked. Ended too early: the budget is not used up, and what the trial would have done with the "
+        "rest is not known. Not judged there: it would have ended between two points at which x was judged "
+        f"(harness run --evaluate-at adds such points). {view.conditions}"
+    )
+    return Table("repricing", "At other prices", caption, shown, data)
+
+
+def pairs(view: View) -> Table:
+    """Every solver against every other one, over all configurations."""
+    there = [s for s in view.solvers if len(view.of_solver(s))]
+    rows = []
+    for one, other in combinations(there, 2):
+        a, b = (view.of_solver(s).set_index("number")["objective"] for s in (one, other))
+        if view.paired:
+            common = a.index.intersection(b.index)
+            a, b = a.loc[common], b.loc[common]
+        rows.append({"a": one, "b": other, **asdict(pairwise.compare(a, b, view.paired))})
+    names = ["a", "b", *(field.name for field in fields(pairwise.Comparison))]
+    data = pd.DataFrame(rows, columns=names)
+    data["p_holm"] = pairwise.holm(list(data["p"]))
+    cells = {(row["a"], row["b"]): row for row in data.to_dict("records")}
+    digits = text.decimals(data["difference"])
+    shown = [Column("Solver", [view.label(s) for s in there] or [MISSING], there or [""])]
+    for other in there[1:]:
+        column = [_versus(cells.get((one, other)), digits) for one in there]
+        shown.append(Column(view.label(other), column, column))
+    test = "Wilcoxon's signed ranks" if view.paired else "Mann and Whitney's rank sums"
+    caption = (
+        "Row against column over all configurations, not the tuned best: the chance that a trial of the row "
+        f"has the better {view.metric_label(view.objective)} than one of the column (ties half; failed "
+        f"trials worst), and the median of "
+        f"{'their differences' if view.paired else 'row less that of column'}, negative where the row is "
+        f"better. *: p < 0.05, by {test} after Holm's correction for {len(data)} tests. The CSV has n, p "
+        "and the exact 95 % interval of the median difference. "
+        + (
+            "Differences are taken trial by trial: the draws are common. "
+            if view.paired
+            else "Trials of two solvers are not paired in this search. "
+        )
+        + view.conditions
+    )
+    return Table("pairs", "Solver against solver", caption, shown, data)
+
+
+def _versus(row: dict[Hashable, Any] | None, digits: int) -> str:
+    if row is None or not row["n"]:
+        return MISSING
+    gap = text.score(row["difference"], digits).replace("-", "−")
+    return f"{row['superiority']:.2f}, {gap}{'*' if row['p_holm'] < LEVEL_OF_TESTS else ''}"
+
+
+def targets(view: View) -> Table:
+    """Expected samples of a search with restarts to reach a target."""
+    goals = view.targets
+    column = f"metric.{view.objective}"
+    rows = []
+    for solver in view.solvers:
+        points = view.judged_of(solver)
+        for goal in goals:
+            used, reached = statistics.samples_to_target(points, column, goal)
+            needed = statistics.expected_running_time(used, reached)
+            row = {"solver": solver, "target": goal, "trials": used.size, "reached": int(reached.sum())}
+            rows.append({**row, "expected_samples": needed})
+    data = pd.DataFrame(rows, columns=["solver", "target", "trials", "reached", "expected_samples"])
+    shown = [Column("Solver", [view.label(s) for s in view.solvers], view.solvers)]
+    digits = text.decimals(goals)
+    for goal in goals:
+        part = data[data["target"] == goal]
+        cells = [
+            f"{text.scientific(needed)} ({hits} of {n})"
+            for needed, hits, n in zip(part["expected_samples"], part["reached"], part["trials"], strict=True)
+        ]
+        best = _best(part["expected_samples"], "lower")
+        heading = f"{view.short(view.objective)} ≤ {text.score(goal, digits)}"
+        shown.append(Column(heading, cells, list(part["expected_samples"]), best))
+    caption = (
+        "Expected running time: samples of the search that trials of a solver, one after the other until "
+        f"one is there, need on average to bring {view.metric_label(view.objective)} to a target (all "
+        "samples used over the trials that reached it); in brackets those trials, of all that did not fail. "
+        f"Targets: quantiles 0.5, 0.25 and 0.1 of all trials of the study, below the score of x0. "
+        f"{view.standing} Evaluations are not counted. Bold: least. {view.conditions}"
+    )
+    return Table("targets", "Samples to a target", caption, shown, data)
+
+
+def sensitivity(view: View) -> Table:
+    """Which parameters decide, and how much of the space is nearly as good as the best."""
+    best, near = _near(view)
+    winner = view.trials["objective"].idxmin() if np.isfinite(best) else None
+    names = list(dict.fromkeys(name for solver in view.solvers for name in view.searched(solver)))
+    rows = []
+    for solver in view.solvers:
+        trials = view.draws(solver)
+        usable = trials[np.isfinite(trials["objective"])]
+        others = trials.drop(index=winner) if winner in trials.index else trials
+        within = int((others["objective"] <= near).sum()) if np.isfinite(near) else None
+        share = _share(view, "near", within, len(others))
+        rows.append({"solver": solver, "trials": len(usable), **share, **_importances(view, solver, usable)})
+    data = pd.DataFrame(rows).reindex(columns=["solver", "trials", "near", "near low", "near high", *names])
+    shown = [
+        _words("Solver", data["solver"].map(view.label)),
+        _numbers("n", data["trials"], text.count),
+        _shares("Near the best", data, "near", bold=True),
+        *(
+            _numbers(view.symbol(name), data[name], lambda v: f"{v:.0%}" if np.isfinite(v) else MISSING)
+            for name in names
+        ),
+    ]
+    caption = (
+        f"Near the best: share of a solver's drawn configurations whose {view.metric_label(view.objective)} "
+        f"is at most {text.parameter(near)} (the study's best and a quarter of its distance to the study's "
+        f"median; the best trial itself left out){INTERVAL}; bold: largest. Then the importance of each "
+        f"searched parameter: its share in what tells the best trials (a tenth, and {TOP} at least) from "
+        f"all (PED-ANOVA, Optuna), over the n drawn trials with a finite objective, where there are "
+        f"{FEWEST}; a description of these trials, without an interval"
+        f"{'; ' + view.legend if view.legend else ''}. {view.conditions}"
+    )
+    return Table("sensitivity", "Sensitivity", caption, shown, data)
+
+
+def _near(view: View) -> tuple[float, float]:
+    """The best objective of the study, and what is near it."""
+    every = statistics.failures_last(view.trials["objective"])
+    if not np.isfinite(every).any():
+        return np.inf, np.nan
+    best, middle = float(every.min()), float(np.quantile(every, 0.5, method="inverted_cdf"))
+    return best, best + NEAR * (middle - best)
+
+
+def _importances(view: View, solver: str, trials: pd.DataFrame) -> dict[str, float]:
+    from harness.importance import importances
+
+    names = view.searched(solver)
+    columns = [f"param.{name}" for name in names]
+    if len(trials) < FEWEST or trials.reindex(columns=columns).isna().to_numpy().any():
+        return {}
+    drawn = [dict(zip(names, values, strict=True)) for values in trials[columns].itertuples(index=False)]
+    return importances(view.space(solver), drawn, list(trials["objective"]), max(0.1, TOP / len(trials)))
+
+
+def _share(view: View, name: str, successes: int | None, trials: int) -> dict[str, float]:
+    """A share, and its exact interval where trials are independent draws."""
+    if successes is None or not trials:
+        return {name: np.nan, f"{name} low": np.nan, f"{name} high": np.nan}
+    low, high = statistics.clopper_pearson(successes, trials) if view.independent else (np.nan, np.nan)
+    return {name: successes / trials, f"{name} low": low, f"{name} high": high}
+
+
+def _interval(share: float, low: float, high: float) -> str:
+    if not np.isfinite(share):
+        return MISSING
+    return f"{share:.0%} [{low:.0%}, {high:.0%}]" if np.isfinite(low) else f"{share:.0%}"
+
+
+def _shares(heading: str, data: pd.DataFrame, name: str, *, bold: bool = False) -> Column:
+    columns = (data[name], data[f"{name} low"], data[f"{name} high"])
+    cells = [_interval(*row) for row in zip(*columns, strict=True)]
+    return Column(heading, cells, list(data[name]), _best(data[name], "higher") if bold else ())
 
 
 def _best(values: pd.Series[float], better: str) -> list[bool]:

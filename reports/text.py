@@ -88,6 +88,14 @@ def parameter(value: Any) -> str:
     return f"{mantissa}×{_ten_to(int(exponent))}"
 
 
+def scientific(value: float) -> str:
+    """A large number to three digits as a power of ten."""
+    if not math.isfinite(value):
+        return "∞" if value == math.inf else MISSING
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}×{_ten_to(int(exponent))}"
+
+
 def bound(value: float) -> str:
     """The end of a range: powers of ten as such."""
     exponent = math.log10(value) if value > 0 else 0.5

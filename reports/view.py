@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from reports import statistics
 from reports.text import MISSING, bound, count, parameter
 
 if TYPE_CHECKING:
@@ -27,22 +28,37 @@ _NUMBERS = (
 )
 
 
+_IDENTITY = ("solver", "number", "trial")
+ALONG = {
+    "evaluations": "measured by the final protocol at shares of the budget",
+    "curves": "the cheap metrics of the curves: at the end of every trial they equal its final evaluation",
+    "": "not drawn: the cheap metrics of the curves are not this problem's final evaluation (they judge the "
+    "lower variable of the moment); harness run --evaluate-at 0.05,0.2,0.5 measures what they only suggest",
+}
 DECADES = 1e3
 
 
 @dataclass(frozen=True)
 class View:
-    """`trials` and `curves` are copies in order of solver and number, with the columns reports rely on."""
+    """`trials` and `curves` are copies in order of solver and number, with the columns reports rely on.
+
+    judged: rows as of `curves`, scored by the final protocol: the output of every trial and, where
+    `along` says "evaluations" or "curves", points on the way there. start: x0's score by metric.
+    """
 
     spec: dict[str, Any]
     solvers: list[str]
     trials: pd.DataFrame
     curves: pd.DataFrame
+    evaluations: pd.DataFrame
+    judged: pd.DataFrame
+    along: str
+    start: dict[str, float]
 
     @classmethod
     def of(cls, study: Record) -> View:
         """Complete what a partial study lacks: absent columns become missing values, never errors."""
-        scores = [f"metric.{study.spec['objective']}", f"metric.{study.spec['headline']}"]
+        scores = list(dict.fromkeys(f"metric.{study.spec[role]}" for role in ("objective", "headline")))
         spaces = [entry.get("space", {}) for entry in study.spec["solvers"].values()]
         drawn = [f"param.{name}" for space in spaces for name in space]
         words = ["solver", "number", "trial", "state", "reason", *drawn]
@@ -60,7 +76,24 @@ class View:
             .drop(columns="_rank")
             .reset_index(drop=True)
         )
-        return cls(study.spec, solvers, trials, curves)
+        evaluations = _with_columns(
+            study.evaluations,
+            [*_IDENTITY],
+            ["upper_iteration", "evaluation_samples", *LEDGER, "ledger.total", *scores],
+        )
+        along = "evaluations" if len(evaluations) else "curves" if _alike(trials, curves, scores) else ""
+        points = {"evaluations": evaluations, "curves": curves, "": curves.head(0)}[along]
+        judged = _judged(trials, points, scores)
+        return cls(
+            study.spec,
+            solvers,
+            trials,
+            curves,
+            evaluations,
+            judged,
+            along,
+            _start(study.spec, trials, judged, scores),
+        )
 
     @property
     def objective(self) -> str:
@@ -70,17 +103,36 @@ class View:
     def headline(self) -> str:
         return str(self.spec["headline"])
 
+    def at_start(self, trials: pd.DataFrame) -> pd.Series[bool]:
+        """Which trials score what x0 scores: outputs that never moved, or no better for it."""
+        return pd.Series(np.isclose(trials["objective"], self.start[self.objective], rtol=1e-9), trials.index)
+
     @property
-    def worst(self) -> float:
-        """The worst finite objective of the study: what a failed trial counts as in search statistics."""
-        values = self.trials["objective"].to_numpy(dtype=float)
-        return float(max(values[np.isfinite(values)], default=np.nan))
+    def targets(self) -> list[float]:
+        return statistics.targets(self.trials["objective"], self.start[self.objective])
+
+    def draws(self, solver: str) -> pd.DataFrame:
+        """The trials of `solver` that were drawn at random, in their order: not a published configuration."""
+        given = bool(self.spec["solvers"].get(solver, {}).get("published"))
+        trials = self.of_solver(solver)
+        return trials[trials["number"] > 0] if given else trials
+
+    @property
+    def independent(self) -> bool:
+        """Whether the configurations of a solver are independent draws of its search space. What can be
+        judged at other prices is a selection of them."""
+        return bool(self.spec["sampler"] == "random" and "repriced" not in self.spec)
+
+    @property
+    def paired(self) -> bool:
+        """Whether trial i of every solver has the same quantile of a parameter of the same name."""
+        return self.spec["sampler"] in ("random", "sobol")
 
     def of_solver(self, solver: str) -> pd.DataFrame:
         return self.trials[self.trials["solver"] == solver]
 
-    def curves_of(self, solver: str) -> pd.DataFrame:
-        return self.curves[self.curves["solver"] == solver]
+    def judged_of(self, solver: str) -> pd.DataFrame:
+        return self.judged[self.judged["solver"] == solver]
 
     def label(self, solver: str) -> str:
         return str(self.spec["solvers"].get(solver, {}).get("label", solver))
@@ -166,6 +218,31 @@ class View:
         )
 
     @property
+    def drawn(self) -> str:
+        """How configurations were drawn, and what trials of two solvers have in common."""
+        if self.paired:
+            return (
+                f"{self.spec['sampler']} search, common draws: trial i of every solver has the same "
+                "quantile of a parameter of one name"
+            )
+        return f"{self.spec['sampler']} search"
+
+    @property
+    def standing(self) -> str:
+        """Where a trial is judged, for captions."""
+        if not self.along:
+            return "Trials are judged at their end only, by the final evaluation: each costs all its samples."
+        if self.along == "evaluations":
+            shares = ", ".join(parameter(share) for share in self.spec["evaluate_at"])
+            where = f"judged by the final evaluation at the shares {shares} of the budget"
+        else:
+            where = "at the points of its curve, whose metrics are those of the final evaluation"
+        return (
+            f"Every trial stands where it would have ended, {where}: at x0 before its first upper "
+            "iteration, and once it has diverged at what the rule says."
+        )
+
+    @property
     def conditions(self) -> str:
         """What stands behind every number, for captions."""
         recorded = [len(self.of_solver(solver)) for solver in self.solvers]
@@ -179,8 +256,26 @@ class View:
         )
         return (
             f"Problem {self.problem}; budget {count(self.spec['budget'])} samples per trial; {planned} trials"
-            f"{progress} per solver ({self.spec['sampler']} search); {seeds}; {self.divergence}."
+            f"{progress} per solver ({self.drawn}), one run each; {seeds}; {self.divergence}."
         )
+
+    @property
+    def _distinct(self) -> str:
+        """The draws, with the number of distinct values of each searched parameter."""
+        names = {name: None for solver in self.solvers for name in self.searched(solver)}
+        counts = [
+            f"{self.trials[f'param.{name}'].nunique()} of {name}"
+            for name in names
+            if f"param.{name}" in self.trials.columns
+        ]
+        return f"{self.drawn}; distinct values in {len(self.trials)} trials: {', '.join(counts) or 'none'}"
+
+    @property
+    def _score_of_start(self) -> str:
+        value = self.start[self.objective]
+        if not np.isfinite(value):
+            return "not recorded (harness run --evaluate-at records it)"
+        return f"{self.metric_label(self.objective)} {parameter(value)}"
 
     @property
     def facts(self) -> dict[str, str]:
@@ -196,11 +291,14 @@ class View:
             "problem": self.problem,
             "budget": f"{count(self.spec['budget'])} samples per trial",
             "prices": prices,
-            "trials": f"{self.spec['trials']} per solver, {self.spec['sampler']} search",
+            "trials": f"{self.spec['trials']} per solver",
+            "draws": self._distinct,
             "recorded": f"{len(self.trials)} ({recorded})",
             "selected by": f"{self.metric_label(self.objective)}, lower is better",
             "reported": self.metric_label(self.headline),
             "seeds": ", ".join(f"{role} {self.spec[key]}" for role, key in seeds.items()),
+            "score of x0": self._score_of_start,
+            "along the budget": ALONG[self.along],
             "divergence": self.divergence,
             "system failure": str(self.spec["system_failure"]),
             "spent": f"{count(float(spent))} samples in trials",
@@ -216,6 +314,37 @@ def outcome(trials: pd.DataFrame) -> pd.Series[str]:
     """The state, with the completed trials whose first iteration did not fit the budget set apart."""
     still = (trials["state"] == "completed") & (trials["upper_iterations"] == 0)
     return trials["state"].where(~still, "did not fit")
+
+
+def _alike(trials: pd.DataFrame, curves: pd.DataFrame, scores: list[str]) -> bool:
+    """Whether the last point of every completed trial's curve is its final evaluation."""
+    completed = trials[(trials["state"] == "completed") & (trials["upper_iterations"] > 0)].set_index("trial")
+    last = curves.sort_values("upper_iteration", kind="stable").groupby("trial")[scores].last()
+    both = completed.index.intersection(last.index)
+    final, logged = (frame.loc[both, scores].to_numpy(dtype=float) for frame in (completed, last))
+    return len(both) > 0 and bool(np.allclose(final, logged, rtol=1e-3, atol=0))
+
+
+def _judged(trials: pd.DataFrame, points: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
+    """`points` and the outputs of all trials that have one, by trial and samples."""
+    columns = [*_IDENTITY, "upper_iteration", *LEDGER, "ledger.total", "seconds", *scores]
+    outputs = trials[trials["state"] != "failed"].rename(columns={"upper_iterations": "upper_iteration"})
+    outputs = outputs.assign(**{scores[0]: outputs["objective"]})
+    both = [frame.reindex(columns=columns) for frame in (points, outputs) if len(frame)]
+    judged = pd.concat(both, ignore_index=True) if both else outputs.reindex(columns=columns)
+    return judged.sort_values(["trial", "ledger.total"], kind="stable", ignore_index=True)
+
+
+def _start(
+    spec: dict[str, Any], trials: pd.DataFrame, judged: pd.DataFrame, scores: list[str]
+) -> dict[str, float]:
+    """The score of x0, as trials have it that were scored there or judged before their first iteration."""
+    stayed = trials["upper_iterations"] == 0
+    if spec["divergence"] == "x0":
+        stayed |= trials["state"] == "diverged"
+    there = [judged[judged["upper_iteration"] == 0], trials[stayed & (trials["state"] != "failed")]]
+    found = pd.concat([frame[scores] for frame in there if len(frame)] or [judged[scores].head(0)])
+    return {name.removeprefix("metric."): float(found[name].median()) for name in scores}
 
 
 def _with_columns(frame: pd.DataFrame, names: list[str], numbers: list[str]) -> pd.DataFrame:

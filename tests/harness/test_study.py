@@ -258,7 +258,8 @@ def test_a_kind_that_an_old_folder_lacks_has_price_1(tmp_path: Path, monkeypatch
 
 def test_the_layout_of_recorded_studies_is_kept() -> None:
     old, read = json.loads((TABLE3 / NAME).read_text()), read_spec(TABLE3).model_dump()
-    assert set(read) == {*old, "source"} and read["budget"] == 2_000_000 and read["curves"] == 20
+    assert set(read) == {*old, "source", "evaluate_at"}
+    assert read["budget"] == 2_000_000 and read["curves"] == 20
 
 
 def test_solvers_and_their_order_make_no_other_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

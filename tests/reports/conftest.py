@@ -65,6 +65,7 @@ def make_spec() -> dict[str, Any]:
         "sampler": "random",
         "divergence": "x0",
         "system_failure": "start",
+        "evaluate_at": [0.05, 0.2, 0.5],
         "metrics": {
             "val_accuracy": {"label": "validation accuracy (%)", "short": "Val"},
             "test_accuracy": {"label": "test accuracy (%)", "short": "Test"},
@@ -165,6 +166,25 @@ def make_trial(
     return row, [] if state == "failed" else curve
 
 
+def judged(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The evaluations of a trial at x0 and at shares of the budget."""
+    points = []
+    for share in (0.0, 0.05, 0.2, 0.5):
+        done = int(share * row["upper_iterations"])
+        part = done / max(row["upper_iterations"], 1)
+        score = 91.2 - (91.2 - row["objective"]) * part**0.5
+        points.append(
+            {
+                **{key: row[key] for key in ("solver", "number", "trial")},
+                **{key: value * part for key, value in row.items() if key.startswith("ledger.")},
+                **{"share": share, "upper_iteration": done, "seconds": 4 * part},
+                **{"evaluation_samples": 45_000_000 if done or not share else 0},
+                **{"metric.val_accuracy": score, "metric.test_accuracy": score + 2.5},
+            }
+        )
+    return [] if row["state"] == "failed" else points
+
+
 def make_record(trials: int = 30) -> Record:
     rng = np.random.default_rng(7)
     made = [make_trial(solver, number, rng) for solver in SOLVERS for number in range(trials)]
@@ -172,6 +192,7 @@ def make_record(trials: int = 30) -> Record:
         make_spec(),
         pd.DataFrame([row for row, _ in made]),
         pd.DataFrame([point for _, c in made for point in c]),
+        pd.DataFrame([point for row, _ in made for point in judged(row)]),
     )
 
 
