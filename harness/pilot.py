@@ -1,4 +1,4 @@
-"""How long trials take, from a few upper iterations timed on one thread as workers run them.
+"""How long trials take on an idle machine, from a few upper iterations on one thread, as workers run them.
 
 A pack is timed with its counts cut to a few, then with one count after another at its full value, broken off
 after a while; what a count adds is added up. So seconds per upper iteration are known without running one.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,13 +27,18 @@ FEW = 3
 ITERATIONS = 16
 """Upper iterations that are timed at most, after a first one."""
 REPEATS = 2
-"""The fastest counts: a moment in which the machine does something else makes no estimate."""
+"""The fastest counts: what is new the first time makes no estimate."""
 UNLIMITED = 1e17
 """Samples: more than any pilot takes."""
 PLACES = (0.5, 0.15, 0.85)
 """Where, among packs sorted by the cost of their first upper iteration, some are timed."""
 
 Configs = Sequence[Mapping[str, Any]]
+
+
+def _clock(device: str) -> Callable[[], float]:
+    """Seconds of this process' own, which what else runs does not touch; where a GPU works, all seconds."""
+    return time.process_time if device == "cpu" else time.perf_counter
 
 
 class _Enough(BaseException):
@@ -159,6 +164,7 @@ class _Steps:
     ) -> None:
         endless = dataclasses.replace(rules, budget=UNLIMITED, curves=0)
         self.run = Run(problem, solver, pack, endless, torch.device(device), problem.dtype)
+        self.clock = _clock(device)
         full = self.run.solver
         self.full = {n: getattr(full, n) for n, p in parameters(solver).items() if p.kind == "count"}
         self.few = {name: count.clamp(max=FEW) for name, count in self.full.items()}
@@ -201,9 +207,9 @@ class _Steps:
         begun, times, samples = time.perf_counter(), list[float](), list[float]()
         while len(times) < 2 or (len(times) <= ITERATIONS and time.perf_counter() - begun < seconds):
             declared, priced = self._declared(self.cut)
-            start = time.perf_counter()
+            start = self.clock()
             self.state = self.run.iterate(self.cut, self.state, declared)
-            times.append(time.perf_counter() - start)
+            times.append(self.clock() - start)
             samples.append(priced)
             self.run.meter.begin(self.run.meter.place.iteration + 1)
         return float(np.median(times[1:])), float(np.mean(samples[1:]))
@@ -214,13 +220,12 @@ class _Steps:
         accountant = self.run.accountant
         granted = float((declared * np.ones(self.run.meter.trials)).sum())
         start = accountant.ledger.sum()
-        begun = time.perf_counter()
+        begun, start_at = self.clock(), time.perf_counter()
         done = [0.0, 0.0]  # samples and seconds of what was computed
 
         def watch() -> None:
-            taken = time.perf_counter() - begun
-            if taken > seconds and done[0]:
-                done[1] = taken
+            if time.perf_counter() - start_at > seconds and done[0]:
+                done[1] = self.clock() - begun
                 raise _Enough
             done[0] = float(accountant.ledger.sum() - start)
 
@@ -232,7 +237,7 @@ class _Steps:
             return max(taken, before) + (granted - done[0]) * taken / done[0], priced
         finally:
             accountant.watch = None
-        return time.perf_counter() - begun, priced
+        return self.clock() - begun, priced
 
 
 def _scoring(
@@ -252,11 +257,12 @@ def _scored(
     """Of the evaluation and of a point of a curve: seconds it took here, and what all takes per trial."""
     x, y = (_near(problem, value, trials, device) for value in problem.initial(rules.seed))
     x = problem.project(x)
-    begun = time.perf_counter()
+    clock = _clock(device)
+    begun = clock()
     share = problem.part_of_evaluation(x, y.new_empty(trials, 0) if problem.by_example else y)
-    middle = time.perf_counter()
+    middle = clock()
     problem.metrics(x, y)
-    evaluation, curve = middle - begun, time.perf_counter() - middle
+    evaluation, curve = middle - begun, clock() - middle
     return (evaluation, evaluation / share / trials), (curve, curve / trials)
 
 

@@ -74,12 +74,14 @@ def print_plan(
     )  # x0 and every share, at most
     typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluations:,.0f} in evaluations")
     typer.echo(f"memory: about {bytes_needed * workers / 2**20:,.0f} MiB for {workers} workers")
-    busy = (time.perf_counter() - begun) / (time.process_time() - set_up)
-    start = (RAY_START + 2 * set_up) * max(1.0, busy) if on_ray and trials else 0.0
-    seconds = start + total / max(1, min(workers, trials))
+    busy = (
+        max(1.0, (time.perf_counter() - begun) / (time.process_time() - set_up)) if device == "cpu" else 1.0
+    )
+    start = RAY_START + 2 * set_up if on_ray and trials else 0.0
+    seconds = busy * (start + total / max(1, min(workers, trials)))
     typer.echo(
-        f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most}; from some "
-        "upper iterations\nof each solver on one thread of this machine, as busy as it is now"
+        f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most}\n(timed by some "
+        f"upper iterations of each solver; {busy:.1f} times what an idle machine takes, as this one is now)"
     )
 
 

@@ -1,6 +1,7 @@
 """A plan: what is left to do, nothing written, close to what the study then takes."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +63,23 @@ def test_every_solver_has_its_own_time(
     assert rows == ["bsgm", "amigo"]
 
 
-@pytest.mark.parametrize("lower_steps", [(2, 3, 40), (400, 900, 2000)], ids=["short", "long"])
-def test_what_is_timed_is_what_it_takes(lower_steps: tuple[int, ...]) -> None:
-    """Upper iterations that are over in no time, and some longer than the pilot; a factor of four, as this
-    machine may do something else meanwhile: without what counts add, or the gain of packs, it is far more."""
+@pytest.mark.parametrize("lower_steps", [(2, 3, 40), (200, 500, 900)], ids=["short", "long"])
+def test_what_is_timed_is_what_it_takes(
+    lower_steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upper iterations that are over in no time, and some longer than the pilot, in this process' own seconds;
+    without what counts add, or the gain of packs, it is more than a factor of three."""
+    monkeypatch.setattr("harness.runner.time.perf_counter", time.process_time)
     problem = Quadratic(upper_dim=300, lower_dim=400)
     problem.setup(None, 1, torch.device("cpu"), problem.dtype)
     torch.set_num_threads(1)
     solver = Plugins().solver("bsgm")
     configs = [BATCHES | SIZES | {"lower_steps": t, "system_steps": t} for t in lower_steps]
-    rules = Rules(6000, {}, 1, curves=0)
+    rules = Rules(3000, {}, 1, curves=0)
     timing = pilot(problem, solver, configs, rules, Packing(4), "cpu", 0.3)
     results = run_pack(problem, solver, configs, rules, torch.device("cpu"), problem.dtype)
     taken = sum(result.seconds for result in results)
-    assert taken / 4 < float(timing.search.sum()) < taken * 4
+    assert taken / 3 < float(timing.search.sum()) < taken * 3
 
 
 def test_what_does_not_fit_takes_no_time() -> None:
