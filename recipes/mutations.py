@@ -335,6 +335,12 @@ def traced(files: Sequence[Path], tests: Sequence[str], kept: Path) -> dict[str,
     return found
 
 
+def _runs(mutant: Mutant, path: Path, met: str) -> bool:
+    """Whether a function that was called has the mutant's place; a constant of the module is any function's."""
+    file, _, function = met.partition(":")
+    return file == str(path.resolve()) and mutant.function in ("", function)
+
+
 def judged(
     path: Path, most: int, runs: dict[str, tuple[float, list[str]]], longest: float
 ) -> Iterator[tuple[Mutant, str]]:
@@ -343,8 +349,9 @@ def judged(
     every = mutants(text)
     chosen = sorted(random.Random(0).sample(every, min(most, len(every))), key=lambda m: m.line)
     for mutant in chosen:
-        place = f"{path.resolve()}:{mutant.function}"
-        tests = sorted((seconds, test) for test, (seconds, met) in runs.items() if place in met)
+        tests = sorted(
+            (seconds, test) for test, (seconds, met) in runs.items() if any(_runs(mutant, path, m) for m in met)
+        )
         names: list[str] = []
         total = 0.0
         for seconds, test in tests:
