@@ -150,6 +150,9 @@ def run(
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
     retry: Annotated[str, typer.Option(metavar="failed", help="run trials again that failed")] = "",
+    shard: Annotated[
+        str, typer.Option(metavar="NUMBER/OF", help="run this share of the trials, for `harness merge`")
+    ] = "1/1",
     redo: Annotated[
         str, typer.Option(metavar="SOLVERS", help="run all trials of these again, e.g. after a change")
     ] = "",
@@ -158,6 +161,7 @@ def run(
     from harness.launch import Execution, Search, run_study, save_study, with_defaults
     from harness.options import numbers, one_of, prices
     from harness.rules import Rules
+    from harness.share import Share
     from harness.worker import make_context
 
     if retry:
@@ -172,7 +176,7 @@ def run(
     if save_config:
         raise typer.Exit(save_study(save_config, found, search))
     taken.say()
-    execution = Execution(executor, workers, address, pack)
+    execution = Execution(executor, workers, address, pack, Share.parse(shard))
     raise typer.Exit(run_study(found, search, execution, taken.out, dry_run, bool(retry), redo))
 
 
@@ -263,8 +267,14 @@ def report(
         typer.Option(metavar="KIND=PRICE", help="rank at other prices of a sample, or of seconds=1"),
     ] = None,
     budget: Annotated[float | None, typer.Option(help="budget in these prices; default: the study's")] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with", help="a study of the same protocol to report against: DIR, or an exported file"
+        ),
+    ] = None,
 ) -> None:
-    """Write tables, figures and a page of a recorded study."""
+    """Write tables, figures and a page of a recorded study, or of an exported file (then --out is needed)."""
     from harness.commands import report_study
     from harness.options import prices
     from reports.report import write_report
@@ -273,9 +283,34 @@ def report(
         from reports.pricing import at_prices
 
         writer = at_prices(prices(price or []), budget, write_report)
-        report_study(folder, top, out or folder / "repriced", writer)
+        report_study(folder, others or [], top, out or _beside(folder, "repriced"), writer)
     else:
-        report_study(folder, top, out or folder / "report", write_report)
+        report_study(folder, others or [], top, out or _beside(folder, "report"), write_report)
+
+
+def _beside(folder: Path, name: str) -> Path:
+    if folder.is_file():
+        raise HarnessError(f"{folder} is a file; say by --out where the report goes")
+    return folder / name
+
+
+@app.command()
+def export(folder: Folder, out: Annotated[Path, typer.Option(help="the file, e.g. study.parquet")]) -> None:
+    """Write a study as one file, for others to report against: Parquet, nothing in it can be run."""
+    from harness.commands import export_study
+
+    export_study(folder, out)
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="a new folder")],
+    places: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders, or exported files")],
+) -> None:
+    """Join studies of one protocol, e.g. the shards of one; contradictions are reported, not decided."""
+    from harness.commands import merge_studies
+
+    merge_studies(out, places)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from rich.console import Console
 from harness.check.verdict import Verdict
 from harness.child import Child, Died, TooLong
 from harness.errors import HarnessError, last_line, nearest
+from harness.exchange import export, load_together, merge
 from harness.options import pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins, kept_source, require_source
@@ -188,17 +189,30 @@ def show_status(folder: Path) -> None:
     Console().print(tally_table(spec, tallies))
 
 
-def report_study(folder: Path, top: int, out: Path, write: Callable[[Record, Path, int], Path]) -> None:
-    """write: makes the report of a record in a folder, and gives the path of its page."""
+def report_study(
+    place: Path, others: Sequence[Path], top: int, out: Path, write: Callable[[Record, Path, int], Path]
+) -> None:
+    """place, others: folders or exported files. write: makes the report of a record in a folder, and gives
+    the path of its page."""
     positive("--top", top)
-    record = load_record(folder)
+    record = load_together(place, others)
     if record.trials.empty:
-        raise HarnessError(f"{folder} has no recorded trial yet; run it first")
+        raise HarnessError(f"{place} has no recorded trial yet; run it first")
     page = write(record, out, top)
     for name in ("repricing", "best"):
         if (table := out / "tables" / f"{name}.md").exists():
             typer.echo(table.read_text("utf-8"))
     typer.echo(f"page: {page}")
+
+
+def export_study(folder: Path, out: Path) -> None:
+    typer.echo(f"{out}: {export(folder, out)} trials; next: harness report {out} --out FOLDER")
+
+
+def merge_studies(out: Path, places: Sequence[Path]) -> None:
+    counts = merge(out, places)
+    said = ", ".join(f"{solver} {number}" for solver, number in counts.items())
+    typer.echo(f"{out}: {said} trials; next: harness report {out}")
 
 
 def compare_studies(

@@ -26,6 +26,7 @@ from harness.plugins import Plugins, fingerprint
 from harness.problem import Problem
 from harness.progress import shown
 from harness.repair import Again
+from harness.share import WHOLE, Share
 from harness.sizing import Packing, auto_packing
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, SpaceFile, find_space
@@ -63,12 +64,14 @@ class Search:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where packs run. workers: packs at once; None: as many as the device carries. pack: trials, or auto."""
+    """Where packs run. workers: packs at once; None: as many as the device carries. pack: trials, or auto.
+    share: of the trials that run here."""
 
     executor: str
     workers: int | None
     address: str | None
     pack: str
+    share: Share = WHOLE
 
     def __post_init__(self) -> None:
         one_of("--executor", self.executor, ("ray", "inline"))
@@ -190,11 +193,23 @@ def run_study(
         else Packing(int(execution.pack), stops=stops)
     )
     if dry_run:
-        print_plan(spec, problem, solvers, packing, workers, context.device, out, execution.executor == "ray")
+        print_plan(
+            spec,
+            problem,
+            solvers,
+            packing,
+            workers,
+            context.device,
+            out,
+            execution.executor == "ray",
+            execution.share,
+        )
         return 0
+    if execution.share != WHOLE and spec.sampler == "tpe":
+        raise HarnessError("--shard: tpe learns from all trials; use the sampler random, sobol or grid")
     again = Again(list(solvers), retry, _redone(redo, solvers))
     with locked(out, spec, again) as whole:
-        study = Study(out, whole, problem, solvers, packing)
+        study = Study(out, whole, problem, solvers, packing, execution.share)
         if not study.finished():
             as_interrupts()
             try:

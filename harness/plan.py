@@ -19,6 +19,7 @@ from harness.pilot import pilot
 from harness.problem import Problem
 from harness.record import read_trials, told
 from harness.runner import first_cost
+from harness.share import Share
 from harness.sizing import Packing, pack_bytes
 from harness.solver import Solver
 from harness.spec import NAME, StudySpec, read_spec
@@ -45,12 +46,13 @@ def print_plan(
     device: str,
     out: Path,
     on_ray: bool,
+    share: Share,
 ) -> None:
     """Raises HarnessError: `out` holds another study."""
     set_up, begun = time.process_time(), time.perf_counter()
     whole = agreed(out, spec)
     done = _recorded(out, solvers)
-    missing = {name: max(whole.trials - done[name], 0) for name in solvers}
+    missing = {name: max(share.count(whole.trials) - done[name], 0) for name in solvers}
     typer.echo(f"problem {spec.problem}, options {spec.options}")
     typer.echo(f"folder {out}: {f'{sum(done.values())} trials recorded' if sum(done.values()) else 'new'}")
     table = Table("solver", box=None, header_style="bold")
@@ -80,8 +82,8 @@ def print_plan(
     start = RAY_START + 2 * set_up if on_ray and trials else 0.0
     seconds = busy * (start + total / max(1, min(workers, trials)))
     typer.echo(
-        f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most}\n(timed by some "
-        f"upper iterations of each solver; {busy:.1f} times what an idle machine takes, as this one is now)"
+        f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most}\n(timed by "
+        f"some upper iterations of each solver; {busy:.1f} times what an idle machine takes, as busy as it is)"
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,19 +172,27 @@ def result_from_json(plain: dict[str, Any]) -> Result:
 
 def load_record(folder: Path) -> Record:
     """The record of a study's folder, finished or not."""
+    spec = read_spec(folder)
+    results = {
+        (solver, trial.number): result_of(trial)
+        for solver, trials in read_trials(folder, spec).items()
+        for trial in filter(told, trials)
+    }
+    return record_of(spec, results)
+
+
+def record_of(spec: StudySpec, results: Mapping[tuple[str, int], Result]) -> Record:
+    """results: by solver and number."""
     import pandas as pd
 
-    spec = read_spec(folder)
     rows: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
     evaluations: list[dict[str, Any]] = []
-    for solver, trials in read_trials(folder, spec).items():
-        for trial in filter(told, trials):
-            result = result_of(trial)
-            identity = {"solver": solver, "number": trial.number, "trial": f"{solver}/{trial.number}"}
-            rows.append(identity | _row(spec, result))
-            points += [identity | _point(point) for point in result.curve]
-            evaluations += [identity | _point(point) for point in result.evaluations]
+    for (solver, number), result in results.items():
+        identity = {"solver": solver, "number": number, "trial": f"{solver}/{number}"}
+        rows.append(identity | _row(spec, result))
+        points += [identity | _point(point) for point in result.curve]
+        evaluations += [identity | _point(point) for point in result.evaluations]
     return Record(spec.model_dump(), *map(pd.DataFrame, (rows, points, evaluations)))
 
 

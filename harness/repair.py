@@ -117,7 +117,7 @@ def repair(folder: Path) -> list[str]:
         spec.write(folder)
     results, earlier = _results(spec, entries)
     results = _unsealed(folder, spec, lines[:bare]) | results
-    trials = {solver: list(_trials(spec, solver, results, earlier)) for solver in spec.solvers}
+    trials = {solver: list(trials_of(spec, solver, results, earlier)) for solver in spec.solvers}
     _set_aside(path)
     write_journal(folder, spec, {solver: found for solver, found in trials.items() if found})
     for solver, found in trials.items():
@@ -203,7 +203,7 @@ def _unsealed(folder: Path, spec: StudySpec, lines: Sequence[bytes]) -> Results:
         return found
 
 
-def _trials(
+def trials_of(
     spec: StudySpec, solver: str, results: Results, earlier: Mapping[str, list[Any]]
 ) -> Iterator[FrozenTrial]:
     """The trials of a solver in order, those without a result open."""

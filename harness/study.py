@@ -33,6 +33,7 @@ from harness.record import (
 )
 from harness.repair import Again, reopen
 from harness.runner import Result, failed, first_cost
+from harness.share import WHOLE, Share
 from harness.sizing import Packing
 from harness.solver import Solver
 from harness.space import Entry
@@ -71,8 +72,8 @@ class Tally:
 
 
 class Study:
-    """One study folder, open for writing: the trials of `solvers`, perhaps not all that it has. `next_pack`
-    and `record` are all that an executor calls.
+    """One study folder, open for writing: the trials of `solvers`, perhaps not all that it has, and of these
+    a share. `next_pack` and `record` are all that an executor calls.
 
     For whoever shows it, set by the executor: stage, what goes on before packs run, in words, and
     in_flight_samples, which gives those that running packs have used, by solver."""
@@ -84,11 +85,12 @@ class Study:
         problem: Problem,
         solvers: Mapping[str, type[Solver[Any]]],
         packing: Packing,
+        share: Share = WHOLE,
     ) -> None:
         self.folder, self.spec, self.problem, self.solvers = folder, spec, problem, solvers
-        self.packing = packing
+        self.packing, self.share = packing, share
         self.spaces = spec.spaces()
-        self.tallies = {solver: Tally(spec.trials) for solver in solvers}
+        self.tallies = {solver: Tally(share.count(spec.trials)) for solver in solvers}
         self.stage = ""
         self.in_flight_samples: Callable[[], Mapping[str, float]] = dict
         self.in_flight = 0
@@ -115,7 +117,8 @@ class Study:
         study.sampler = sampler(self.spec.sampler, self.spec.search_seed, solver, self.spaces, len(trials))
         for trial in filter(told, trials):
             require_own(self.folder, self.spec, solver, trial)
-            self.tallies[solver].add(result_of(trial))
+            if self.share.has(trial.number):
+                self.tallies[solver].add(result_of(trial))
         return study
 
     def _windows(self, solver: str) -> Iterator[list[Pack]]:
@@ -124,10 +127,12 @@ class Study:
         size = self.packing.most * (1 if self.spec.sampler == "tpe" else WINDOW)
         trials = study.get_trials(deepcopy=False)
         new = self.spec.trials - len(trials)
-        asked = [self._again(study, trial.number) for trial in trials if not trial.state.is_finished()]
+        left = [t.number for t in trials if not t.state.is_finished() and self.share.has(t.number)]
+        asked = [self._again(study, number) for number in left]
         while True:
             while len(asked) < size and new > 0:
-                asked.append(study.ask())
+                trial = study.ask()  # also another share's, which stays open: numbers follow from their order
+                asked += [trial] if self.share.has(trial.number) else []
                 new -= 1
             if not asked:
                 return

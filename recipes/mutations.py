@@ -336,7 +336,7 @@ def traced(files: Sequence[Path], tests: Sequence[str], kept: Path) -> dict[str,
 
 
 def _runs(mutant: Mutant, path: Path, met: str) -> bool:
-    """Whether a function that was called has the mutant's place; a constant of the module is any function's."""
+    """Whether a called function has the mutant's place; a constant of the module is any function's."""
     file, _, function = met.partition(":")
     return file == str(path.resolve()) and mutant.function in ("", function)
 
@@ -350,7 +350,9 @@ def judged(
     chosen = sorted(random.Random(0).sample(every, min(most, len(every))), key=lambda m: m.line)
     for mutant in chosen:
         tests = sorted(
-            (seconds, test) for test, (seconds, met) in runs.items() if any(_runs(mutant, path, m) for m in met)
+            (seconds, test)
+            for test, (seconds, met) in runs.items()
+            if any(_runs(mutant, path, m) for m in met)
         )
         names: list[str] = []
         total = 0.0

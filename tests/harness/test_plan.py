@@ -67,7 +67,7 @@ def test_every_solver_has_its_own_time(
 def test_what_is_timed_is_what_it_takes(
     lower_steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Upper iterations that are over in no time, and some longer than the pilot, in this process' own seconds;
+    """Upper iterations that are over at once, and some longer than the pilot, in this process' own seconds;
     without what counts add, or the gain of packs, it is more than a factor of three."""
     monkeypatch.setattr("harness.runner.time.perf_counter", time.process_time)
     problem = Quadratic(upper_dim=300, lower_dim=400)

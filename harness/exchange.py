@@ -1,0 +1,155 @@
+"""Studies that travel: exported to one file, merged with others, reported together with them.
+
+A study is read from its folder or from a file of `harness export`: Parquet, a row for each told trial, with
+the specification among the metadata. Nothing in it can be run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from harness.errors import HarnessError
+from harness.record import (
+    JOURNAL,
+    Record,
+    named,
+    read_trials,
+    record_of,
+    result_from_json,
+    told,
+)
+from harness.repair import Results, trials_of, write_journal
+from harness.spec import NAME, StudySpec, differences, grown, read_spec
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SPEC_KEY = b"bilevel-harness study"
+COLUMNS = ("solver", "number", "state", "objective", "result")
+OF_THE_RUN = ("seconds", "evaluation_seconds", "pack")
+"""What differs between two runs of one trial."""
+
+
+def export(folder: Path, out: Path) -> int:
+    """Write a study as one file; how many trials it has. Raises HarnessError: there are none, the file
+    exists."""
+    import pyarrow
+    import pyarrow.parquet
+
+    spec, results = read_results(folder)
+    if not results:
+        raise HarnessError(f"{folder} has no recorded trial yet; run it first")
+    if out.exists():
+        raise HarnessError(f"--out {out} exists already; remove it, or give another name")
+    rows = [
+        (solver, number, plain["state"], float(plain["objective"]), json.dumps(plain, separators=(",", ":")))
+        for (solver, number), plain in results.items()
+    ]
+    table = pyarrow.table(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
+    table = table.replace_schema_metadata({SPEC_KEY: spec.model_dump_json()})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, out, compression="zstd")
+    return len(rows)
+
+
+def read_results(place: Path) -> tuple[StudySpec, Results]:
+    """The told trials of a folder or of an exported file. Raises HarnessError: it is neither, or damaged."""
+    if place.is_file():
+        return _read_file(place)
+    spec = read_spec(place)
+    found = {
+        (solver, trial.number): named(solver, trial)
+        for solver, trials in read_trials(place, spec).items()
+        for trial in trials
+        if told(trial)
+    }
+    return spec, found
+
+
+def _read_file(path: Path) -> tuple[StudySpec, Results]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+        spec = StudySpec.model_validate_json((table.schema.metadata or {})[SPEC_KEY])
+        found = dict(_rows(table))
+        for plain in found.values():
+            result_from_json(plain)
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError, ValidationError) as error:
+        raise HarnessError(
+            f"{path} is no file of `harness export`, or damaged ({type(error).__name__}); export it again"
+        ) from None
+    return spec, found
+
+
+def _rows(table: pyarrow.Table) -> list[tuple[tuple[str, int], dict[str, Any]]]:
+    read = table.select(COLUMNS).to_pylist()
+    return [((str(row["solver"]), int(row["number"])), json.loads(row["result"])) for row in read]
+
+
+def combined(places: Sequence[Path]) -> tuple[StudySpec, Results]:
+    """Studies of one protocol as one: the solvers and trials of all.
+
+    Raises HarnessError: they differ in what every trial has in common, or in the result of a trial."""
+    spec, results = read_results(places[0])
+    spec, results = spec.model_copy(), dict(results)
+    for place in places[1:]:
+        other, found = read_results(place)
+        most = max(spec.trials, other.trials)
+        base, new = (one.model_copy(update={"trials": most}) for one in (spec, other))
+        if differing := differences(base, new):
+            raise HarnessError(f"{place} is another study than {places[0]}: {'; '.join(differing)}")
+        _require_agreement(results, found, place)
+        spec, results = grown(base, new), found | results
+    return spec, results
+
+
+def _require_agreement(one: Results, two: Results, place: Path) -> None:
+    known = sorted(one.keys() & two.keys())
+    contradictions = [f"{s}/{n}" for s, n in known if _lasting(one[s, n]) != _lasting(two[s, n])]
+    if contradictions:
+        raise HarnessError(
+            f"{place} contradicts the studies before it: {len(contradictions)} trials with other numbers, "
+            f"{', '.join(contradictions[:5])}; `harness replay` tells which is right"
+        )
+
+
+def _lasting(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A result without what a second run of it may change."""
+    kept = {key: value for key, value in plain.items() if key not in OF_THE_RUN}
+    for points in ("curve", "evaluations"):
+        kept[points] = [
+            {k: v for k, v in point.items() if k not in OF_THE_RUN} for point in plain.get(points, [])
+        ]
+    return kept
+
+
+def merge(out: Path, places: Sequence[Path]) -> dict[str, int]:
+    """Write studies of one protocol as a new folder; by solver, how many trials it has."""
+    if (out / NAME).exists() or (out / JOURNAL).exists():
+        raise HarnessError(f"{out} holds a study already; give a new folder")
+    spec, results = combined(places)
+    trials = {solver: list(trials_of(spec, solver, results, {})) for solver in spec.solvers}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".merge-", dir=out.parent) as name:
+        scratch = Path(name) / "study"
+        scratch.mkdir()
+        write_journal(scratch, spec, {solver: made for solver, made in trials.items() if made})
+        spec.write(scratch)
+        read_trials(scratch, spec)  # raises where a result of an exported file is not its trial's
+        os.replace(scratch, out)
+    return {solver: sum(map(told, made)) for solver, made in trials.items()}
+
+
+def load_together(place: Path, others: Sequence[Path]) -> Record:
+    """The record of a folder or an exported file, with those of others of the same protocol."""
+    spec, results = combined([place, *others])
+    return record_of(spec, {key: result_from_json(plain) for key, plain in results.items()})
