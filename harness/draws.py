@@ -8,9 +8,10 @@ has been told and so depends on the order in which trials end.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,12 @@ class GridDraws(_Placed):
             if axis == name:
                 return self.axes[name][place]
         raise KeyError(name)
+
+    @property
+    def points(self) -> Iterator[dict[str, Any]]:
+        """Every point, in order."""
+        for point in itertools.product(*self.axes.values()):
+            yield dict(zip(self.axes, point, strict=True))
 
 
 def grid_size(space: Space) -> int:

@@ -15,10 +15,10 @@ from harness.errors import HarnessError
 from harness.ray_executor import CONTEXT, PACK, SCRATCH, PackTrainable, StudySearcher, _clean
 from harness.rules import Rules
 from harness.worker import Context, Pack
+from recipes.kills import workers
 from tests.harness.test_study import SPACE, arguments
 
 CONTEXT_ = Context("toy_quadratic", {}, None, 1, "cpu", ["/nowhere/toy_plugin.py"], Rules(10.0, {}, 1))
-SERVERS = ("raylet", "gcs_server")
 PACK_ = Pack("toy_solver", (0,), ({"steps": 1},))
 
 
@@ -64,19 +64,16 @@ def test_a_driver_whose_ray_has_died_ends_with_a_line_and_listens_to_this_machin
     words = arguments(tmp_path / "s", "--trials", "1", space=SPACE + "mischief = 2\n")
     words = [word for word in words if word not in ("--executor", "inline")]
     code = "from harness.cli import main; main()"
-    driver = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
-    servers, at_work = dict[str, int](), False
+    driver = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 200
-    while not at_work and driver.poll() is None and time.monotonic() < deadline:
+    while not workers(driver) and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(1)
-        listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
-        rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
-        mine = {int(pid): args for pid, parent, args in rows if int(parent) == driver.pid}
-        servers = {name: pid for pid, args in mine.items() for name in SERVERS if name in args.split()[0]}
-        at_work = any("Trainable" in a for _, parent, a in rows if int(parent) in servers.values())
-    open_to = _listening(set(servers.values()))
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True)
+    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+    servers = {name: int(pid) for pid, parent, name in rows if int(parent) == driver.pid}
+    open_to = _listening({servers["raylet"], servers["gcs_server"]})
     os.kill(servers["raylet"], signal.SIGKILL)
-    said = driver.communicate(timeout=100)[1]
+    said = driver.communicate(timeout=100)[1].decode()
     assert driver.returncode == 2 and "a process of Ray has died" in said
     assert open_to and all("127.0.0.1" in place for place in open_to)
 
