@@ -76,9 +76,10 @@ def print_plan(
     )
     start = RAY_START + 2 * set_up if on_ray and trials else 0.0
     seconds = busy * (start + total / max(1, min(workers, trials)))
+    where = f"{workers} workers, packs of at most {packing.most}"
     typer.echo(
-        f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most}\n(timed by some "
-        f"upper iterations of each solver; {busy:.1f} times what an idle machine takes, as this one is now)"
+        f"time: about {in_words(seconds)} on {where}\n(timed by some upper iterations of each solver; {busy:.1f} "
+        "times what an idle machine takes, as this one is now)"
     )
 
 
