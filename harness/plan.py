@@ -78,8 +78,8 @@ def print_plan(
     seconds = busy * (start + total / max(1, min(workers, trials)))
     where = f"{workers} workers, packs of at most {packing.most}"
     typer.echo(
-        f"time: about {in_words(seconds)} on {where}\n(timed by some upper iterations of each solver; {busy:.1f} "
-        "times what an idle machine takes, as this one is now)"
+        f"time: about {in_words(seconds)} on {where}\n(timed by some upper iterations of each solver; "
+        f"{busy:.1f} times what an idle machine takes, as this one is now)"
     )
 
 
