@@ -135,7 +135,6 @@ class Accountant:
     def open(self, trials: slice | np.ndarray, declared: np.ndarray) -> None:
         """Grant one upper iteration."""
         self._trials, self._declared = trials, declared
-        self._drawn = [0] * len(KINDS)  # the one before may have been broken off
         if declared.shape[1] == 1:
             self._granted = declared[:, 0].tolist()
             self._spent[trials] += self._price(declared)
@@ -166,6 +165,10 @@ class Accountant:
         self._drawn[column] = drawn
         if self.watch is not None:
             self.watch()
+
+    def abandon(self) -> None:
+        """Forget an upper iteration that was broken off; what it was granted stays spent."""
+        self._drawn = [0] * len(KINDS)
 
     def close(self) -> None:
         """End an upper iteration; raises PluginError where less was used than declared."""

@@ -233,6 +233,7 @@ class _Steps:
         try:
             self.run.iterate(solver, self.state, declared)
         except _Enough:
+            accountant.abandon()
             taken = done[1]
             return max(taken, before) + (granted - done[0]) * taken / done[0], priced
         finally:

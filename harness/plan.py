@@ -70,10 +70,8 @@ def print_plan(
         table.add_row(Text(name), str(missing[name]), samples, *words)
     Console().print(table)
     trials = sum(missing.values())
-    stops = len(spec.rules.evaluate_at)
-    evaluations = (
-        trials * problem.evaluation_samples * (1 + bool(stops) + stops)
-    )  # x0 and every share, at most
+    judged = 1 + len(spec.rules.evaluate_at) + bool(spec.rules.evaluate_at)  # at most: every share, and x0
+    evaluations = trials * judged * problem.evaluation_samples
     typer.echo(f"samples: at most {trials * spec.rules.budget:,.0f}, and {evaluations:,.0f} in evaluations")
     typer.echo(f"memory: about {bytes_needed * workers / 2**20:,.0f} MiB for {workers} workers")
     busy = (
@@ -81,9 +79,10 @@ def print_plan(
     )
     start = RAY_START + 2 * set_up if on_ray and trials else 0.0
     seconds = busy * (start + total / max(1, min(workers, trials)))
+    where = f"{workers} workers, packs of at most {packing.most}"
     typer.echo(
-        f"time: about {in_words(seconds)} on {workers} workers, packs of at most {packing.most}\n(timed by "
-        f"some upper iterations of each solver; {busy:.1f} times what an idle machine takes, as busy as it is)"
+        f"time: about {in_words(seconds)} on {where}\n(timed by some upper iterations of each solver; "
+        f"{busy:.1f} times what an idle machine takes, as this one is now)"
     )
 
 

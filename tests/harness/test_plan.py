@@ -67,7 +67,7 @@ def test_every_solver_has_its_own_time(
 def test_what_is_timed_is_what_it_takes(
     lower_steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Upper iterations that are over at once, and some longer than the pilot, in this process' own seconds;
+    """Upper iterations that are over in no time, and some longer than the pilot, in the process' own seconds;
     without what counts add, or the gain of packs, it is more than a factor of three."""
     monkeypatch.setattr("harness.runner.time.perf_counter", time.process_time)
     problem = Quadratic(upper_dim=300, lower_dim=400)
@@ -89,3 +89,16 @@ def test_what_does_not_fit_takes_no_time() -> None:
     rules = Rules(10, {}, 1, curves=0)
     timing = pilot(problem, Plugins().solver("bsgm"), [config], rules, Packing(4), "cpu", 0.1)
     assert np.array_equal(timing.search, [0.0]) and timing.seconds(20) == 0.0
+
+
+def test_what_is_broken_off_is_forgotten() -> None:
+    """Else the second upper iteration that is broken off would be measured by the samples of the first."""
+    problem = Quadratic(upper_dim=300, lower_dim=400)
+    problem.setup(None, 1, torch.device("cpu"), problem.dtype)
+    config = BATCHES | SIZES | {"lower_steps": 50_000, "system_steps": 50_000}
+    rules = Rules(1e6, {}, 1, curves=0)
+    timings = [
+        pilot(problem, Plugins().solver("bsgm"), [config], rules, Packing(1), "cpu", seconds).search[0]
+        for seconds in (0.1, 0.4)
+    ]
+    assert min(timings) > 1 and max(timings) < 4 * min(timings)
