@@ -17,10 +17,11 @@ Reference: K. Ji, J. Yang, Y. Liang, "Bilevel Optimization: Convergence Analysis
 2021, Algorithms 2 and 3 (Neumann); Algorithm 2 as run by Grazzi, Pontil and Salzo, JMLR 24(167), 2023,
 Section 7.3 (the other, with J = k).
 Differs from the paper: Grazzi et al. run stochastic gradient steps on the system from v_0 = d_y f under this
-name; it is not Ji et al.'s Algorithm 2, and the labels tell the two apart. For the series Ji et al.'s theory draws B k (1 - eta_LS mu)^i examples for its product
-number i = 0, ..., k - 1, fewer and fewer, with mu the least curvature of g; here, as in their experiments,
-every batch has batch_size. Their published code scales one term of the sum by eta_LS; here it is all, as in
-the paper. A solve that is not finite falls back to its start, the series to its first term.
+name; it is not Ji et al.'s Algorithm 2, and the labels tell the two apart. For the series Ji et al.'s theory
+draws B k (1 - eta_LS mu)^i examples for its product number i = 0, ..., k - 1, fewer and fewer, with mu the
+least curvature of g; here, as in their experiments, every batch has batch_size. Their published code scales
+one term of the sum by eta_LS; here it is all, as in the paper. A solve that is not finite falls back to its
+start, the series to its first term.
 """
 
 import dataclasses
