@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 
-PACKAGES = ("problems", "solvers", "search_spaces", "reports")
+PACKAGES = ("problems", "solvers", "search_spaces", "reports", "recipes")
 """Installed beside `harness`, under common names."""
 
 
