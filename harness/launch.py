@@ -285,6 +285,7 @@ def make_spec(
         plugins=marks,
         source=marks.get(plugins.get("problem", context.problem).origin, ""),
         versions=_versions(context.device),
+        defaults={name: option.default for name, option in parameters(problem).items()},
     )
     if spec.sampler == "grid":
         for space in spaces.values():
@@ -305,6 +306,9 @@ def _solver_spec(plugin: type[Solver[Any]], space: Space, search: Search, source
         published=space.published if search.published else {},
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
+        defaults={
+            n: p.default for n, p in parameters(plugin).items() if n in space.entries and not p.required
+        },
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -36,7 +37,8 @@ NOT_COMPARED = {"versions", "metrics", "objective", "headline", GROWS}
 class SolverSpec(BaseModel):
     """One solver of a study. parameters: symbol and meaning by name. space: `Space.entries`. published: the
     values of trial 0 where a study asks for the published ones; empty: drawn. since: when it came, UTC.
-    source: the fingerprint of the plug-in file that defines it; empty: it is installed."""
+    source: the fingerprint of the plug-in file that defines it; empty: it is installed. defaults: of its
+    parameters, as in a StudySpec."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,11 +49,14 @@ class SolverSpec(BaseModel):
     published: dict[str, Any] = {}
     since: str = ""
     source: str = ""
+    defaults: dict[str, Any] = Field(default={}, exclude=True)
 
 
 class StudySpec(BaseModel):
     """plugins: plug-in files with a fingerprint of their content, latest last. source: that of the file which
     defines the problem; empty: it is installed. versions: of what made the first trial.
+
+    defaults: of the problem's options, what a folder is taken to have that is older than an option; not stored.
 
     As plain data the rules lie flat beside the other fields."""
 
@@ -71,6 +76,7 @@ class StudySpec(BaseModel):
     plugins: dict[str, str]
     source: str = ""
     versions: dict[str, str]
+    defaults: dict[str, Any] = Field(default={}, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -143,6 +149,10 @@ def contradictions(old: StudySpec, new: StudySpec) -> list[str]:
     """Where two specifications are not of one study. Solvers and plug-in files that only one of them has do
     not count."""
     one, two = (spec.model_dump(exclude=NOT_COMPARED) for spec in (old, new))
+    one["options"] = {n: new.defaults[n] for n in two["options"] if n in new.defaults} | one["options"]
+    for name in set(one["solvers"]) & set(two["solvers"]):
+        space, defaults = one["solvers"][name]["space"], new.solvers[name].defaults
+        space |= {n: {"value": v} for n, v in defaults.items() if n not in space}
     for field in ("solvers", "plugins"):
         common = sorted(set(one[field]) & set(two[field]))
         one[field], two[field] = ({name: values[field][name] for name in common} for values in (one, two))

@@ -10,12 +10,15 @@ from filelock import FileLock
 
 from harness.cli import main
 from harness.data import data_folder
+from harness.launch import Search, make_spec
 from harness.params import check_values
 from harness.plugins import Plugins
 from harness.record import JOURNAL, Record, load_record
 from harness.sizing import Packing
+from harness.space import find_space
 from harness.spec import NAME, StudySpec, differences, read_spec
 from harness.study import Study
+from harness.worker import make_context
 
 TOY = Path(__file__).parent / "toy_plugin.py"
 TABLE3 = Path(__file__).parents[2] / "docs" / "results" / "table3"
@@ -254,6 +257,22 @@ def test_a_kind_that_an_old_folder_lacks_has_price_1(tmp_path: Path, monkeypatch
     assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "2", *two)) == 0
     assert json.loads(file.read_text())["prices"]["cross"] == 1
     assert harness(monkeypatch, arguments(tmp_path / "s", "--trials", "2")) == 2
+
+
+def test_a_folder_older_than_an_option_or_a_parameter_has_its_default() -> None:
+    """The study of Table 3 is older than the option `ball` and the parameter `upper_batch_size`."""
+    old = read_spec(TABLE3)
+
+    def asked(*options: str) -> list[str]:
+        context = make_context("data_poisoning", options, [], None, 2, "cpu", old.rules, 0.0)
+        plugins, file = Plugins(), find_space("data_poisoning", None)
+        solvers = {name: plugins.solver(name) for name in old.solvers}
+        search = Search(30, "", None, "random", 2, False)
+        return differences(old, make_spec(context, search, plugins.problem("data_poisoning"), solvers, file))
+
+    assert "ball" not in old.options and "upper_batch_size" not in old.solvers["bsgm"].space
+    assert asked() == []
+    assert asked("ball=l1") == ["options.ball: l2 → l1"]
 
 
 def test_the_layout_of_recorded_studies_is_kept() -> None:
