@@ -54,9 +54,8 @@ class SolverSpec(BaseModel):
 
 class StudySpec(BaseModel):
     """plugins: plug-in files with a fingerprint of their content, latest last. source: that of the file which
-    defines the problem; empty: it is installed. versions: of what made the first trial.
-
-    defaults: of the problem's options, what a folder is taken to have that is older than an option; not stored.
+    defines the problem; empty: it is installed. versions: of what made the first trial. defaults: of the
+    problem's options, which a folder is taken to have that is older than an option; not stored.
 
     As plain data the rules lie flat beside the other fields."""
 
