@@ -43,7 +43,7 @@ class Scale:
 class AmigoDistillation(Recipe):
     title = "Dataset distillation on MNIST: Figure 5 of Arbel and Mairal (2022)"
     scales = {
-        "smoke": Scale("digits", 20_000, 2),
+        "smoke": Scale("digits", 8000, 1),
         "small": Scale("mnist", 6e5),
         "paper": Scale("mnist", 1.24e7),
     }

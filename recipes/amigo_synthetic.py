@@ -68,7 +68,7 @@ def spaces() -> Spaces:
 class AmigoSynthetic(Recipe):
     title = "AmIGO's synthetic experiment: Figures 1 (a to c), 2 and 3 of Arbel and Mairal (2022)"
     scales = {
-        "smoke": Scale((1, 10, 100, 10_000), 40, 20, 600, 40, 0.02),
+        "smoke": Scale((1, 10, 10_000), 40, 20, 300, 20, 0.02),
         "small": Scale(CONDITIONS, 200, 100, 20_000, 200, 0.5),
         "paper": Scale(CONDITIONS, 2000, 1000, 10_000, 300, 10),
     }

@@ -61,7 +61,7 @@ class Scale:
 class GrazziEquilibrium(Recipe):
     title = "Equilibrium models on MNIST: Figure 1 of Grazzi, Pontil and Salzo (2023)"
     scales = {
-        "smoke": Scale("digits", {24: 180, 144: 40, 1437: 6}, 2, 8, 200),
+        "smoke": Scale("digits", {24: 130, 144: 25, 1437: 4}, 2, 6, 100),
         "small": Scale("mnist", {600: 1500, 6000: 200, 60_000: 60}, 5, 16, 2000),
         "paper": Scale("mnist", {600: 16_666, 6000: 13_333, 60_000: 3333}, 5, 100, 10_000),
     }

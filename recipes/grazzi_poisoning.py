@@ -41,7 +41,7 @@ class Scale:
 class GrazziPoisoning(Recipe):
     title = "Data poisoning on MNIST: Tables 3 and 4 of Grazzi, Pontil and Salzo (2023)"
     scales = {
-        "smoke": Scale("digits", 4, 40_000, 2, table4=False),
+        "smoke": Scale("digits", 2, 40_000, 2, table4=False),
         "small": Scale("mnist", 4, 2e6, 2),
         "paper": Scale("mnist", 200, 2e6, 10),
     }

@@ -91,7 +91,7 @@ class Entry:
 class PublicBenchmark(Recipe):
     title = "The public bilevel benchmark beside its published results"
     scales = {
-        "smoke": Scale({"stochastic_quadratic": 100}, 1, points=40, entries=4),
+        "smoke": Scale({"stochastic_quadratic": 100}, 1, points=20, entries=3),
         "small": Scale({"data_cleaning": 200, "regularisation": 512, "stochastic_quadratic": 2000}, 3),
         "paper": Scale(dict.fromkeys(SHOWN, np.inf), 10),
     }
