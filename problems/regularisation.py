@@ -144,10 +144,10 @@ class Newton(NamedTuple):
 class Regularisation(Problem):
     label = "Regularisation selection"
     reference = "Dagréou, Ablin, Vaiter and Moreau 2022, Section 4"
-    objective = "value"
-    headline = "value"
+    objective = "value_function"
+    headline = "value_function"
     metric_names = {
-        "value": Metric("upper loss at the lower solution, L(x)", "L(x)"),
+        "value_function": Metric("upper loss at the lower solution, L(x)", "L(x)"),
         "gradient_norm_squared": Metric("squared norm of the gradient of L", "Sq. gradient"),
         "val_error": Metric("validation error (%)", "Val"),
         "test_error": Metric("test error (%)", "Test"),
@@ -351,7 +351,7 @@ class Regularisation(Problem):
         """Newton's method one trial after the other: it shares nothing between them."""
         exact = [self._exact(x[n : n + 1], y[n : n + 1]) for n in range(len(x))]
         return [
-            dict(zip(("value", "gradient_norm_squared"), pair, strict=True)) | errors
+            dict(zip(("value_function", "gradient_norm_squared"), pair, strict=True)) | errors
             for pair, errors in zip(exact, self._errors(y), strict=True)
         ]
 

@@ -145,7 +145,7 @@ class StochasticQuadratic(Problem):
     objective = "gradient_norm_squared"
     headline = "gradient_norm_squared"
     metric_names = {
-        "value": Metric("upper loss at the lower solution, L(x)", "L(x)"),
+        "value_function": Metric("upper loss at the lower solution, L(x)", "L(x)"),
         "gradient_norm_squared": Metric("squared norm of the gradient of L", "Sq. gradient"),
     }
     default_budget, default_trials = 1_300_000, 16  # ours; as many trials as its grid has points

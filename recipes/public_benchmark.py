@@ -43,7 +43,7 @@ class Shown:
 
 SHOWN = {
     "data_cleaning": Shown("test_error", "test error (%)", ".2f", absolute=0.5),
-    "regularisation": Shown("value", "L(x)", ".6f", relative=0.02),
+    "regularisation": Shown("value_function", "L(x)", ".6f", relative=0.02),
     "stochastic_quadratic": Shown("gradient_norm_squared", "squared norm of the gradient of L", ".2g"),
 }
 CONVERGED = 1e-20  # SABA and SRBA on the quadratic

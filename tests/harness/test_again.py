@@ -53,7 +53,7 @@ def test_failed_trials_run_again_where_it_is_asked_for(
         if EARLIER in trial.user_attrs
     }
     assert set(earlier) == set(first[first["state"] == "failed"]["number"])
-    assert all(kept["reason"] == "OSError: no space left" for (kept,) in earlier.values())
+    assert all(kept["reason"].startswith("OSError: no space left") for (kept,) in earlier.values())
     assert harness(monkeypatch, [*command, "--retry", "everything"]) == 2
 
 
@@ -73,7 +73,7 @@ def test_a_changed_solver_locks_its_own_trials_only_until_they_are_redone(
 
     assert harness(monkeypatch, command) == 2
     assert "solvers.flaky.source" in (said := capsys.readouterr().err) and "--redo flaky" in said
-    assert harness(monkeypatch, arguments(tmp_path / "s", "--solvers", "toy_solver", space=BOTH)) == 0
+    assert harness(monkeypatch, arguments(tmp_path / "s", "--solvers", "toy_solver")) == 0
     assert harness(monkeypatch, [*command, "--redo", "flaki"]) == 2
     assert harness(monkeypatch, [*command, "--redo", "flaky"]) == 0
     assert harness(monkeypatch, command) == 0

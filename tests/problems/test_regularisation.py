@@ -104,7 +104,7 @@ def test_newton_solves_the_lower_level_from_anywhere(
     assert found[0].norm(gradient) <= 1e-10
     losses = [float(problem.lower_value(x, each.y, every(problem))) for each in found]
     assert losses == pytest.approx(4 * [losses[0]], rel=1e-12)
-    for name in ("value", "gradient_norm_squared"):
+    for name in ("value_function", "gradient_norm_squared"):
         assert np.isfinite(values[0][name])
         assert values[0][name] == pytest.approx(values[1][name], rel=1e-6, abs=1e-12)
 
@@ -114,7 +114,7 @@ def test_the_gradient_is_that_of_the_value(problem: Regularisation) -> None:
     x, y, _ = point(problem, 1, 4)
     moves = 1e-4 * torch.eye(problem.dim_x, dtype=F64)
     ahead, behind = (problem.evaluate_pack(x + s * moves, y.expand(len(moves), -1)) for s in (1, -1))
-    slopes = [(a["value"] - b["value"]) / 2e-4 for a, b in zip(ahead, behind, strict=True)]
+    slopes = [(a["value_function"] - b["value_function"]) / 2e-4 for a, b in zip(ahead, behind, strict=True)]
 
     assert problem.evaluate(x[0], y[0])["gradient_norm_squared"] == pytest.approx(
         sum(slope**2 for slope in slopes), rel=1e-5
@@ -128,7 +128,7 @@ def test_the_value_is_the_validation_loss_at_the_solution(problem: Regularisatio
     solved = problem.lower_solution(x, y).y[0]
     loss = problem.upper_loss(x[0], solved, torch.arange(problem.upper_examples)).mean()
 
-    assert found["value"] == pytest.approx(float(loss), rel=1e-12)
+    assert found["value_function"] == pytest.approx(float(loss), rel=1e-12)
     for name, part in {"val_error": problem._val, "test_error": problem._test}.items():
         scores = (y.view(problem.scores, -1) @ part.features.T).numpy()
         named = scores[0] > 0 if problem.scores == 1 else scores.argmax(0)
@@ -190,7 +190,7 @@ def test_breast_cancer_needs_no_file() -> None:
     after = soba(problem, 300, upper_step_size=3.0, lower_step_size=0.1)
 
     assert start["val_error"] != start["test_error"]
-    assert after["value"] < start["value"]
+    assert after["value_function"] < start["value_function"]
 
 
 def test_an_unknown_data_set_is_refused() -> None:
@@ -275,7 +275,7 @@ def soba(problem: Regularisation, iterations: int, **config: float) -> dict[str,
 def test_a_search_lowers_the_value(problem: Regularisation) -> None:
     before, after = (soba(problem, n, upper_step_size=1.0, lower_step_size=0.3) for n in (0, 100))
 
-    assert after["value"] < before["value"]
+    assert after["value_function"] < before["value_function"]
 
 
 @needs_data
@@ -287,7 +287,7 @@ def test_the_trajectory_of_the_public_benchmark() -> None:
     for iterations, value in {0: 0.560235, 4: 0.586195, 8: 0.532298, 20: 0.408093}.items():
         found = soba(problem, iterations, upper_step_size=2 * 10**1.5, lower_step_size=2.0)
 
-        assert found["value"] == pytest.approx(value, abs=5e-5)
+        assert found["value_function"] == pytest.approx(value, abs=5e-5)
         if iterations == 0:
             assert found["gradient_norm_squared"] == pytest.approx(0.00253757, rel=1e-4)
 

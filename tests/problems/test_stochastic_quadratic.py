@@ -77,10 +77,10 @@ def test_the_exact_solutions_solve_the_problem() -> None:
     close(torch.stack([torch.func.grad(value)(row) for row in x]), SMALL.hypergradient(x))
     for row, metrics in zip(x, found, strict=True):
         gradient = SMALL.hypergradient(row.unsqueeze(0))
-        assert metrics["value"] == pytest.approx(float(value(row)), rel=1e-10)
+        assert metrics["value_function"] == pytest.approx(float(value(row)), rel=1e-10)
         assert metrics["gradient_norm_squared"] == pytest.approx(float((gradient**2).sum()), rel=1e-12)
     assert found[3]["gradient_norm_squared"] < 1e-25
-    assert found[3]["value"] < min(metrics["value"] for metrics in found[:3])
+    assert found[3]["value_function"] < min(metrics["value_function"] for metrics in found[:3])
     assert SMALL.metrics(x, y) == found == [SMALL.evaluate(*one) for one in zip(x, y, strict=True)]
 
 
@@ -107,8 +107,8 @@ def test_it_starts_and_ends_about_where_the_published_one_does(public: Stochasti
     start, end = public.evaluate(x0, y0), public.evaluate(public.x_star, y0)
 
     assert (x0 == -2).all() and not y0.any()
-    assert 5 < start["value"] < 12 and 5 < start["gradient_norm_squared"] < 16
-    assert -0.2 < end["value"] < 0.05 and end["gradient_norm_squared"] < 1e-28
+    assert 5 < start["value_function"] < 12 and 5 < start["gradient_norm_squared"] < 16
+    assert -0.2 < end["value_function"] < 0.05 and end["gradient_norm_squared"] < 1e-28
 
 
 def test_the_draw_follows_the_data_seed() -> None:
