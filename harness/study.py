@@ -36,7 +36,7 @@ from harness.runner import Result, failed, first_cost
 from harness.sizing import Packing
 from harness.solver import Solver
 from harness.space import Entry
-from harness.spec import NAME, StudySpec, differences, grown, read_spec, with_sources
+from harness.spec import LISTING, NAME, StudySpec, differences, grown, read_spec, with_sources
 from harness.surroundings import restored
 from harness.worker import Pack
 
@@ -88,7 +88,7 @@ class Study:
         self.folder, self.spec, self.problem, self.solvers = folder, spec, problem, solvers
         self.packing = packing
         self.spaces = spec.spaces()
-        self.tallies = {solver: Tally(spec.trials) for solver in solvers}
+        self.tallies = {solver: Tally(spec.trials_of(solver)) for solver in solvers}
         self.stage = ""
         self.in_flight_samples: Callable[[], Mapping[str, float]] = dict
         self.in_flight = 0
@@ -123,7 +123,7 @@ class Study:
         study = self._studies[solver]
         size = self.packing.most * (1 if self.spec.sampler == "tpe" else WINDOW)
         trials = study.get_trials(deepcopy=False)
-        new = self.spec.trials - len(trials)
+        new = self.spec.trials_of(solver) - len(trials)
         asked = [self._again(study, trial.number) for trial in trials if not trial.state.is_finished()]
         while True:
             while len(asked) < size and new > 0:
@@ -140,9 +140,11 @@ class Study:
         return Trial(study, self._storage.get_trial_id_from_study_id_trial_number(place, number))
 
     def _configuration(self, solver: str, trial: Trial) -> dict[str, Any]:
-        """Drawn, or read back where it was drawn before an interruption; a parameter that an old folder lacks
-        has its default."""
+        """Listed, or drawn, or read back where it was drawn before an interruption; a parameter that an old
+        folder lacks has its default."""
         self._trials[solver, trial.number] = trial
+        if self.spec.sampler == LISTING:
+            return check_values(self.solvers[solver], self.spec.solvers[solver].configs[trial.number], solver)
         space = self.spaces[solver]
         drawn = {name: _value(trial, name, entry) for name, entry in space.searched().items()}
         if trial.number == 0:
