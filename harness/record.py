@@ -190,7 +190,8 @@ def load_record(folder: Path) -> Record:
             points += [identity | _point(point) for point in result.curve]
             evaluations += [identity | _point(point) for point in result.evaluations]
     again = [load_record(place) for place in confirmations(folder)]
-    return Record(spec.model_dump(), *map(pd.DataFrame, (rows, points, evaluations)), confirmations=again)
+    frames = [pd.DataFrame(found) for found in (rows, points, evaluations)]
+    return Record(spec.model_dump(), frames[0], frames[1], frames[2], again)
 
 
 def confirmations(folder: Path) -> list[Path]:

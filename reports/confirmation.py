@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -97,7 +97,7 @@ def crossed_mean(values: Floats) -> Mean:
     standard error and n - 1 degrees of freedom. Else the variance is (MS_seed + MS_split - MS_both) / n, at
     least MS_both / n, and the degrees of freedom are Satterthwaite's (1946)."""
     if not values.size:
-        return Mean(*[float("nan")] * 3, 0)
+        return Mean(float("nan"), float("nan"), float("nan"), 0)
     squares, mean = mean_squares(values), float(values.mean())
     if not squares:
         return Mean(mean, float("nan"), float("nan"), values.size)
@@ -231,7 +231,7 @@ def confirmed(runs: list[Runs], best: list[tuple[str, int]]) -> Table:
     view = runs[0].view
     rows = []
     for solver, number in best:
-        row = {"solver": solver, "trial": f"{solver}/{number}"}
+        row: dict[str, Any] = {"solver": solver, "trial": f"{solver}/{number}"}
         others = [key for key in runs[0].cells if key[0] == solver]
         for one in runs:
             mean, values = one.mean((solver, number)), complete(one.cells[solver, number])
@@ -241,7 +241,9 @@ def confirmed(runs: list[Runs], best: list[tuple[str, int]]) -> Table:
                 f"{one.metric} selected": one.sign * one.selected[solver, number],
                 f"{one.metric} confirmed": one.sign * mean.value,
                 f"{one.metric} error": mean.error,
-                f"{one.metric} interquartile": one.sign * interquartile_mean(values) if mean.n else np.nan,
+                f"{one.metric} interquartile": one.sign * interquartile_mean(values.ravel())
+                if mean.n
+                else np.nan,
                 f"{one.metric} curse": mean.value - one.selected[solver, number],
                 f"{one.metric} mean curse": float(np.mean(gaps)),
                 f"{one.metric} tuning gains": published.value if published else np.nan,
@@ -264,7 +266,7 @@ def confirmed(runs: list[Runs], best: list[tuple[str, int]]) -> Table:
         f"{view.metric_label(view.objective)}, run again on {seeds} fresh seeds of mini-batches and {splits} "
         "data splits, the same for all: selected, what the search had measured; confirmed, mean ± standard "
         "error over those runs, and their interquartile mean; curse, the winner's curse: by how much the "
-        "selected value was too good (above 0: worse than promised). The CSV has the mean curse over all "
+        "selected value was too good (above 0: worse than promised; on other splits also by what these differ). The CSV has the mean curse over all "
         "confirmed configurations of a solver, and, where the published configuration ran too, what tuning "
         "gains over it. n: runs averaged, a seed counting where it has a number for every split, of the runs "
         f"recorded. Standard errors {_basis(splits)} Rows by confirmed objective. {view.conditions}"
@@ -311,7 +313,7 @@ def confirmed_pairs(runs: list[Runs], best: list[tuple[str, int]]) -> Table:
     view = runs[0].view
     rows = []
     for one, other in combinations(best, 2):
-        row = {
+        row: dict[str, Any] = {
             "a": one[0],
             "b": other[0],
             "a_trial": f"{one[0]}/{one[1]}",
@@ -332,7 +334,7 @@ def confirmed_pairs(runs: list[Runs], best: list[tuple[str, int]]) -> Table:
         data[f"{r.metric} p_holm"] = pairwise.holm(list(data[f"{r.metric} p"]))
         digits = text.decimals(data[f"{r.metric} difference"])
         cells = [
-            _gap(*row, digits)
+            _gap(row, digits)
             for row in data[
                 [f"{r.metric} {key}" for key in ("difference", "low", "high", "p_holm")]
             ].to_numpy()
@@ -355,7 +357,8 @@ def confirmed_pairs(runs: list[Runs], best: list[tuple[str, int]]) -> Table:
     return Table("confirmation_pairs", "Confirmed, solver against solver", caption, shown, data)
 
 
-def _gap(difference: float, low: float, high: float, p: float, digits: int) -> str:
+def _gap(row: Floats, digits: int) -> str:
+    difference, low, high, p = map(float, row)
     told = text.score(difference, digits)
     if np.isfinite(low):
         told += f" [{text.score(low, digits)}, {text.score(high, digits)}]"
@@ -371,7 +374,7 @@ def variance(runs: list[Runs]) -> Table:
             values = r.of_solver(solver)
             found = components(values) if values.size else {}
             total = sum(found.values())
-            row = {"solver": solver, "metric": r.metric, "n": values.size}
+            row: dict[str, Any] = {"solver": solver, "metric": r.metric, "n": values.size}
             row |= dict(zip(("configurations", "seeds", "splits"), values.shape, strict=True))
             row["deviation"] = float(np.sqrt(total)) if found else np.nan
             for axes in _subsets(range(3)):
