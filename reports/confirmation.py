@@ -251,7 +251,7 @@ def confirmed(runs: list[Runs], best: list[tuple[str, int]]) -> Table:
             }
         ran = runs[0].cells[solver, number]
         row |= {"runs": int((~np.isnan(ran)).sum()), "failed": int(np.isinf(ran).sum())}
-        rows.append(row | {"configurations": len(others)})
+        rows.append(row | {"ran again": " ".join(f"{name}/{n}" for name, n in others)})
     data = pd.DataFrame(rows).sort_values(f"{view.objective} confirmed", kind="stable", na_position="last")
     shown = [Column("Solver", [view.label(s) for s in data["solver"]], list(data["solver"]))]
     for one in runs:
@@ -266,13 +266,12 @@ def confirmed(runs: list[Runs], best: list[tuple[str, int]]) -> Table:
         f"{view.metric_label(view.objective)}, run again on {seeds} fresh seeds of mini-batches and {splits} "
         "data splits, the same for all: selected, what the search had measured; confirmed, mean ± standard "
         "error over those runs, and their interquartile mean; curse, the winner's curse: by how much the "
-        "selected value was too good (above 0: worse than promised; on other splits also by what these differ). The CSV has the mean curse over all "
-        "confirmed configurations of a solver, and, where the published configuration ran too, what tuning "
+        "selected value was too good (above 0: worse than promised; on other splits also by what these "
+        "differ). The CSV has the mean curse over all confirmed configurations of a solver, and, where the published configuration ran too, what tuning "
         "gains over it. n: runs averaged, a seed counting where it has a number for every split, of the runs "
         f"recorded. Standard errors {_basis(splits)} Rows by confirmed objective. {view.conditions}"
     )
-    behind = {s: [f"{name}/{n}" for name, n in runs[0].cells if name == s] for s in data["solver"]}
-    return Table("confirmation", "Confirmation", caption, shown, data, behind)
+    return Table("confirmation", "Confirmation", caption, shown, data)
 
 
 def _published(view: View, keys: list[tuple[str, int]]) -> bool:
