@@ -270,8 +270,7 @@ def confirm(
     data_dir: DataDir = None,
     trial_timeout: Timeout = 0.0,
 ) -> None:
-    """Run the best configurations of a study again on fresh seeds, or go on with that; `report` compares. No
-    plug-in file runs that is not named here."""
+    """Run the best configurations of a study again on fresh seeds, or go on with that; `report` compares."""
     from harness.confirm import Fresh, confirm_study, context_of
     from harness.launch import Execution
 
