@@ -268,7 +268,8 @@ def confirmed(runs: list[Runs], best: list[tuple[str, int]]) -> Table:
         "error over those runs, and their interquartile mean; curse, the winner's curse: by how much the "
         "selected value was too good (above 0: worse than promised; on other splits also by what these "
         "differ). The CSV has the mean curse over all confirmed configurations of a solver, and, where the "
-        "published configuration ran too, what tuning gains over it. n: runs averaged, a seed counting where it has a number for every split, of the runs "
+        "published configuration ran too, what tuning gains over it. n: runs averaged, a seed counting where "
+        "it has a number for every split, of the runs "
         f"recorded. Standard errors {_basis(splits)} Rows by confirmed objective. {view.conditions}"
     )
     return Table("confirmation", "Confirmation", caption, shown, data)
