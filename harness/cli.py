@@ -256,6 +256,35 @@ def status(folder: Folder) -> None:
 
 
 @app.command()
+def confirm(
+    folder: Folder,
+    top: Annotated[int, typer.Option(help="best trials of each solver that run again")] = 5,
+    seeds: Annotated[int, typer.Option(help="fresh seeds: those after the study's")] = 5,
+    data_seeds: Annotated[
+        int | None, typer.Option(help="fresh data splits for each seed; default: the study's own split")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="packs at once; default: one per CPU, or per GPU")
+    ] = None,
+    pack: Annotated[str, typer.Option(help="trials per pack, or auto")] = "auto",
+    device: Device = "auto",
+    executor: Annotated[str, typer.Option(help="ray, or inline (this process)")] = "ray",
+    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, e.g. auto")] = None,
+    plugins: PluginFile = None,
+    data_dir: DataDir = None,
+    trial_timeout: Timeout = 0.0,
+) -> None:
+    """Run the best configurations of a study again on fresh seeds, or go on with that; `report` compares."""
+    from harness.confirm import Fresh, confirm_study, context_of
+    from harness.launch import Execution
+
+    fresh = Fresh(top, seeds, data_seeds)
+    execution = Execution(executor, workers, address, pack)
+    context = context_of(folder, plugins or [], data_dir, device, trial_timeout)
+    raise typer.Exit(confirm_study(folder, fresh, execution, context))
+
+
+@app.command()
 def report(
     folder: Folder,
     top: Annotated[int, typer.Option(help="best trials a solver is judged by")] = 10,

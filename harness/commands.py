@@ -22,7 +22,7 @@ from harness.options import pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins, kept_source, require_source
 from harness.progress import tally_table
-from harness.record import JOURNAL, Record, load_record, read_trials, result_of, told
+from harness.record import JOURNAL, Record, confirmations, load_record, read_trials, result_of, told
 from harness.repair import repair
 from harness.runner import Result
 from harness.solver import Solver, oversized, require_defined
@@ -108,7 +108,7 @@ def replay_trial(
     if recorded.state == "failed":
         raise HarnessError(f"trial {trial} failed ({recorded.reason}); there is nothing to compare")
     solver = trial.split("/")[0]
-    _require_sources(folder, spec, solver, files)
+    require_sources(folder, spec, solver, files)
     context = Context(
         problem=spec.problem,
         options=spec.options,
@@ -126,7 +126,7 @@ def replay_trial(
     return 1 if found else 0
 
 
-def _require_sources(folder: Path, spec: StudySpec, solver: str, files: Sequence[Path]) -> None:
+def require_sources(folder: Path, spec: StudySpec, solver: str, files: Sequence[Path]) -> None:
     """Raises HarnessError where the problem or the solver is not the one that was recorded."""
     plugins = Plugins(files)
     for kind, name, source in (
@@ -182,11 +182,15 @@ def repair_study(folder: Path) -> None:
 
 def show_status(folder: Path) -> None:
     spec = read_spec(folder)
-    tallies = {solver: Tally(spec.trials) for solver in spec.solvers}
+    tallies = {solver: Tally(spec.trials_of(solver)) for solver in spec.solvers}
     for solver, trials in read_trials(folder, spec).items():
         for trial in filter(told, trials):
             tallies[solver].add(result_of(trial))
     Console().print(tally_table(spec, tallies))
+    for place in confirmations(folder):
+        again = read_spec(place)
+        runs = [sum(map(told, trials)) for trials in read_trials(place, again).values()]
+        typer.echo(f"{place}: {sum(runs)} of {sum(map(again.trials_of, again.solvers))} trials recorded")
 
 
 def report_study(
@@ -199,7 +203,7 @@ def report_study(
     if record.trials.empty:
         raise HarnessError(f"{place} has no recorded trial yet; run it first")
     page = write(record, out, top)
-    for name in ("repricing", "best"):
+    for name in ("repricing", "best", "confirmation"):
         if (table := out / "tables" / f"{name}.md").exists():
             typer.echo(table.read_text("utf-8"))
     typer.echo(f"page: {page}")

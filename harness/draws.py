@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial
 
 from harness.errors import HarnessError
 from harness.space import Space
+from harness.spec import LISTING
 from harness.streams import generator
 
 SAMPLERS = ("random", "sobol", "grid", "tpe")
@@ -126,11 +127,13 @@ def grid_size(space: Space) -> int:
 def sampler(kind: str, seed: int, solver: str, spaces: Mapping[str, Space], told: int) -> BaseSampler:
     """The sampler of one solver's Optuna study. Where its space has published values, trial 0 has them.
 
+    Where configurations are listed nothing is asked of it.
+
     told: trials already there; it goes into the seed of TPE, which else would propose its first
     configurations again after a restart."""
-    if kind in ("random", "sobol"):
+    if kind in ("random", "sobol", LISTING):
         names = sorted({name for space in spaces.values() for name in space.searched()})
-        placed = RandomDraws(seed) if kind == "random" else SobolDraws(seed, names)
+        placed = SobolDraws(seed, names) if kind == "sobol" else RandomDraws(seed)
         placed.first = spaces[solver].published
         return placed
     if kind == "grid":

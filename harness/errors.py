@@ -35,9 +35,9 @@ def last_line(error: BaseException) -> str:
     """Type and message of an error in one line of at most 500 characters that any file can hold, and where
     in an author's file it was raised."""
     text = "".join(traceback.format_exception_only(error)).encode("utf-8", "replace").decode()
-    text = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()[:500]
-    place = raised_at(error)
-    return f"{text} ({place})" if place else text
+    text = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()
+    place = f" ({found})"[:200] if (found := raised_at(error)) else ""
+    return text[: 500 - len(place)] + place
 
 
 def raised_at(error: BaseException) -> str:

@@ -6,6 +6,7 @@ the specification among the metadata. Nothing in it can be run.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -19,6 +20,8 @@ from harness.errors import HarnessError
 from harness.record import (
     JOURNAL,
     Record,
+    confirmations,
+    load_record,
     named,
     read_trials,
     record_of,
@@ -150,6 +153,9 @@ def merge(out: Path, places: Sequence[Path]) -> dict[str, int]:
 
 
 def load_together(place: Path, others: Sequence[Path]) -> Record:
-    """The record of a folder or an exported file, with those of others of the same protocol."""
+    """The record of a folder or an exported file, with those of others of the same protocol; confirmed as
+    the first is."""
     spec, results = combined([place, *others])
-    return record_of(spec, {key: result_from_json(plain) for key, plain in results.items()})
+    found = record_of(spec, {key: result_from_json(plain) for key, plain in results.items()})
+    again = [load_record(folder) for folder in confirmations(place)]
+    return dataclasses.replace(found, confirmations=again)

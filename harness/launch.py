@@ -87,6 +87,13 @@ class Execution:
             return 1
         return self.workers or default_workers(device, self.address)
 
+    def packing_of(self, device: str, spec: StudySpec) -> Packing:
+        stops = len(spec.rules.evaluate_at)
+        if self.pack != "auto":
+            return Packing(int(self.pack), stops=stops)
+        total = sum(map(spec.trials_of, spec.solvers))
+        return auto_packing(device, self.workers_on(device), total, stops)
+
     def executor_of(self, context: Context) -> Executor:
         if self.executor == "inline":
             return inline(context)
@@ -184,14 +191,7 @@ def run_study(
         }
         for words in oversized(problem, most):
             typer.echo(f"note: {name}: {words}")
-    total = spec.trials * len(solvers)
-    automatic = execution.pack == "auto"
-    stops = len(spec.rules.evaluate_at)
-    packing = (
-        auto_packing(context.device, workers, total, stops)
-        if automatic
-        else Packing(int(execution.pack), stops=stops)
-    )
+    packing = execution.packing_of(context.device, spec)
     if dry_run:
         print_plan(
             spec,
@@ -210,19 +210,27 @@ def run_study(
     again = Again(list(solvers), retry, _redone(redo, solvers))
     with locked(out, spec, again) as whole:
         study = Study(out, whole, problem, solvers, packing, execution.share)
-        if not study.finished():
-            as_interrupts()
-            try:
-                study.stage = "Ray starts" if execution.executor == "ray" else "reading the data"
-                with shown(study):
-                    execution.executor_of(context)(study)
-            except KeyboardInterrupt:
-                sys.stderr.write(
-                    f"interrupted: what is recorded in {out} is safe; the same command goes on from there\n"
-                )
-                return INTERRUPTED
+        if not carried_out(study, context, execution):
+            return INTERRUPTED
         typer.echo(f"{out}: {_count(study)}; next: harness report {out}")
     return 0
+
+
+def carried_out(study: Study, context: Context, execution: Execution) -> bool:
+    """Run what is left of a study; False where it was interrupted, which is said."""
+    if study.finished():
+        return True
+    as_interrupts()
+    try:
+        study.stage = "Ray starts" if execution.executor == "ray" else "reading the data"
+        with shown(study):
+            execution.executor_of(context)(study)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"interrupted: what is recorded in {study.folder} is safe; the same command goes on from there\n"
+        )
+        return False
+    return True
 
 
 def _set_up(context: Context, dry_run: bool) -> Problem:
@@ -284,7 +292,7 @@ def make_spec(
         solvers={n: _solver_spec(plugin, spaces[n], search, sources[n]) for n, plugin in solvers.items()},
         plugins=marks,
         source=marks.get(plugins.get("problem", context.problem).origin, ""),
-        versions=_versions(context.device),
+        versions=versions(context.device),
         defaults={name: option.default for name, option in parameters(problem).items()},
     )
     if spec.sampler == "grid":
@@ -312,7 +320,7 @@ def _solver_spec(plugin: type[Solver[Any]], space: Space, search: Search, source
     )
 
 
-def _versions(device: str) -> dict[str, str]:
+def versions(device: str) -> dict[str, str]:
     found = {"python": platform.python_version(), "device": device, "machine": platform.machine()}
     for name in ("bilevel-harness", "torch", "numpy", "optuna", "ray"):
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from harness.errors import HarnessError
 from harness.journal import Journal, damaged
 from harness.runner import Result
-from harness.spec import NAME, StudySpec, contradictions, read_spec, with_sources
+from harness.spec import LISTING, NAME, StudySpec, contradictions, read_spec, with_sources
 
 if TYPE_CHECKING:
     import pandas as pd
 
 JOURNAL = "journal.log"
+CONFIRMATION = "confirmation"
 RESULT = "result"
 TRIAL = "trial"
 EARLIER = "earlier"
@@ -44,12 +45,14 @@ def _no_rows() -> pd.DataFrame:
 @dataclasses.dataclass(frozen=True)
 class Record:
     """A study as reports read it: one row per told trial, one row per point of a curve, one row per
-    evaluation on the way (`harness run --evaluate-at`)."""
+    evaluation on the way (`harness run --evaluate-at`). confirmations: the studies that ran its best
+    configurations again (`harness confirm`)."""
 
     spec: dict[str, Any]
     trials: pd.DataFrame
     curves: pd.DataFrame
     evaluations: pd.DataFrame = dataclasses.field(default_factory=_no_rows)
+    confirmations: Sequence[Record] = ()
 
 
 def open_storage(folder: Path) -> JournalStorage:
@@ -110,12 +113,13 @@ def own(spec: StudySpec, solver: str, trial: FrozenTrial) -> bool:
     """Whether a told trial's result names it, and agrees with what Optuna knows of it."""
     try:
         result, name = result_of(trial), f"{solver}/{trial.number}"
-        searched = {key: result.config[key] for key in trial.params}
-        drawn = trial.params | (spec.solvers[solver].published if trial.number == 0 else {})
+        listed = spec.solvers[solver].configs[trial.number] if spec.sampler == LISTING else {}
+        searched = {key: result.config[key] for key in [*trial.params, *listed]}
+        drawn = trial.params | (spec.solvers[solver].published if trial.number == 0 else {}) | listed
         score = None if result.state == "failed" else result.objective
         found = searched, score, trial.user_attrs[RESULT].get(TRIAL, name)
         return found == ({key: drawn[key] for key in searched}, trial.value, name)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         return False
 
 
@@ -178,7 +182,8 @@ def load_record(folder: Path) -> Record:
         for solver, trials in read_trials(folder, spec).items()
         for trial in filter(told, trials)
     }
-    return record_of(spec, results)
+    again = [load_record(place) for place in confirmations(folder)]
+    return dataclasses.replace(record_of(spec, results), confirmations=again)
 
 
 def record_of(spec: StudySpec, results: Mapping[tuple[str, int], Result]) -> Record:
@@ -193,7 +198,13 @@ def record_of(spec: StudySpec, results: Mapping[tuple[str, int], Result]) -> Rec
         rows.append(identity | _row(spec, result))
         points += [identity | _point(point) for point in result.curve]
         evaluations += [identity | _point(point) for point in result.evaluations]
-    return Record(spec.model_dump(), *map(pd.DataFrame, (rows, points, evaluations)))
+    frames = [pd.DataFrame(found) for found in (rows, points, evaluations)]
+    return Record(spec.model_dump(), frames[0], frames[1], frames[2])
+
+
+def confirmations(folder: Path) -> list[Path]:
+    """The folders of the studies that ran this one's best configurations again."""
+    return sorted(path.parent for path in (folder / CONFIRMATION).glob(f"*/{NAME}"))
 
 
 def _row(spec: StudySpec, result: Result) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from harness.record import (
     told,
 )
 from harness.runner import Result
-from harness.spec import NAME, StudySpec, grown, read_spec
+from harness.spec import LISTING, NAME, StudySpec, grown, read_spec
 
 Results = dict[tuple[str, int], dict[str, Any]]
 """By solver and number, a result as the journal holds it."""
@@ -122,7 +122,9 @@ def repair(folder: Path) -> list[str]:
     write_journal(folder, spec, {solver: found for solver, found in trials.items() if found})
     for solver, found in trials.items():
         kept = sum(map(told, found))
-        said.append(f"{solver}: {kept} of {spec.trials} trials kept, the run command makes the rest again")
+        said.append(
+            f"{solver}: {kept} of {spec.trials_of(solver)} trials kept, the run command makes the rest again"
+        )
     return said
 
 
@@ -207,7 +209,7 @@ def trials_of(
     spec: StudySpec, solver: str, results: Results, earlier: Mapping[str, list[Any]]
 ) -> Iterator[FrozenTrial]:
     """The trials of a solver in order, those without a result open."""
-    distributions = spec.spaces()[solver].distributions()
+    distributions = {} if spec.sampler == LISTING else spec.spaces()[solver].distributions()
     numbers = [number for name, number in results if name == solver]
     for number in range(max(numbers, default=-1) + 1):
         before = earlier.get(f"{solver}/{number}")

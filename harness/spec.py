@@ -28,9 +28,12 @@ from harness.rules import Rules
 from harness.space import Space
 
 NAME = "study.json"
+LISTING = "listed"
+"""The sampler of a study that draws nothing: its specification lists the configurations."""
 CHECKSUM = "checksum"
 GROWS = "trials"
 TEXT = ("label", "reference", "parameters", "since")
+LISTED = ("configs", "of")
 NOT_COMPARED = {"versions", "metrics", "objective", "headline", GROWS}
 
 
@@ -38,7 +41,8 @@ class SolverSpec(BaseModel):
     """One solver of a study. parameters: symbol and meaning by name. space: `Space.entries`. published: the
     values of trial 0 where a study asks for the published ones; empty: drawn. since: when it came, UTC.
     source: the fingerprint of the plug-in file that defines it; empty: it is installed. defaults: of its
-    parameters, as in a StudySpec."""
+    parameters, as in a StudySpec. configs: where the sampler is "listed", the configuration of every trial,
+    whole; of: the numbers of the trials of another study that they are of."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,6 +54,8 @@ class SolverSpec(BaseModel):
     since: str = ""
     source: str = ""
     defaults: dict[str, Any] = Field(default={}, exclude=True)
+    configs: list[dict[str, Any]] = []
+    of: list[int] = []
 
 
 class StudySpec(BaseModel):
@@ -94,6 +100,10 @@ class StudySpec(BaseModel):
 
     def spaces(self) -> dict[str, Space]:
         return {name: Space(name, solver.space, solver.published) for name, solver in self.solvers.items()}
+
+    def trials_of(self, solver: str) -> int:
+        """How many trials this solver has when the study is finished."""
+        return len(self.solvers[solver].configs) if self.sampler == LISTING else self.trials
 
     def traced(self) -> bool:
         """Whether some plug-in's file is known; before it was, `plugins` was compared as a whole."""
@@ -156,9 +166,13 @@ def contradictions(old: StudySpec, new: StudySpec) -> list[str]:
         common = sorted(set(one[field]) & set(two[field]))
         one[field], two[field] = ({name: values[field][name] for name in common} for values in (one, two))
     skip = "plugins" if old.traced() else "source"
-    left, right = (_flat(values, but=(*TEXT, skip)) for values in (one, two))
+    left, right = (_flat(values, but=(*TEXT, *LISTED, skip)) for values in (one, two))
     names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
     found = [f"{name}: {left.get(name, 'absent')} → {right.get(name, 'absent')}" for name in names]
+    for name in sorted(set(old.solvers) & set(new.solvers)):
+        had = old.solvers[name].configs
+        if new.solvers[name].configs[: len(had)] != had:
+            found.append(f"solvers.{name}.configs: others, or fewer (may only grow)")
     if new.trials < old.trials:
         found.append(f"{GROWS}: {old.trials} → {new.trials} (may only grow)")
     return found
@@ -172,9 +186,12 @@ def grown(old: StudySpec, new: StudySpec) -> StudySpec:
     """A folder's specification with the solvers, plug-in files and trials of a new one."""
     if not old.traced():
         old = with_sources(old, new, old.solvers).model_copy(update={"source": new.source})
+    added = {n: s for n, s in new.solvers.items() if n not in old.solvers}
+    lists = {n: {key: getattr(new.solvers[n], key) for key in LISTED} for n in new.solvers if n not in added}
+    longer = {n: old.solvers[n].model_copy(update=update) for n, update in lists.items()}
     return old.model_copy(
         update={
-            "solvers": {**old.solvers, **{n: s for n, s in new.solvers.items() if n not in old.solvers}},
+            "solvers": {**old.solvers, **longer, **added},
             "plugins": {**old.plugins, **new.plugins},
             "trials": max(old.trials, new.trials),
         }

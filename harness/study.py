@@ -37,7 +37,7 @@ from harness.share import WHOLE, Share
 from harness.sizing import Packing
 from harness.solver import Solver
 from harness.space import Entry
-from harness.spec import NAME, StudySpec, differences, grown, read_spec, with_sources
+from harness.spec import LISTING, NAME, StudySpec, differences, grown, read_spec, with_sources
 from harness.surroundings import restored
 from harness.worker import Pack
 
@@ -90,7 +90,7 @@ class Study:
         self.folder, self.spec, self.problem, self.solvers = folder, spec, problem, solvers
         self.packing, self.share = packing, share
         self.spaces = spec.spaces()
-        self.tallies = {solver: Tally(share.count(spec.trials)) for solver in solvers}
+        self.tallies = {solver: Tally(share.count(spec.trials_of(solver))) for solver in solvers}
         self.stage = ""
         self.in_flight_samples: Callable[[], Mapping[str, float]] = dict
         self.in_flight = 0
@@ -126,7 +126,7 @@ class Study:
         study = self._studies[solver]
         size = self.packing.most * (1 if self.spec.sampler == "tpe" else WINDOW)
         trials = study.get_trials(deepcopy=False)
-        new = self.spec.trials - len(trials)
+        new = self.spec.trials_of(solver) - len(trials)
         left = [t.number for t in trials if not t.state.is_finished() and self.share.has(t.number)]
         asked = [self._again(study, number) for number in left]
         while True:
@@ -145,9 +145,11 @@ class Study:
         return Trial(study, self._storage.get_trial_id_from_study_id_trial_number(place, number))
 
     def _configuration(self, solver: str, trial: Trial) -> dict[str, Any]:
-        """Drawn, or read back where it was drawn before an interruption; a parameter that an old folder lacks
-        has its default."""
+        """Listed, or drawn, or read back where it was drawn before an interruption; a parameter that an old
+        folder lacks has its default."""
         self._trials[solver, trial.number] = trial
+        if self.spec.sampler == LISTING:
+            return check_values(self.solvers[solver], self.spec.solvers[solver].configs[trial.number], solver)
         space = self.spaces[solver]
         drawn = {name: _value(trial, name, entry) for name, entry in space.searched().items()}
         if trial.number == 0:

@@ -95,6 +95,7 @@ def repriced(study: Record, prices: Mapping[str, float], budget: float) -> Recor
         trials=pd.concat([trials, failed]).sort_index(),
         curves=study.curves.head(0),
         evaluations=study.evaluations.head(0),
+        confirmations=(),
     )
 
 

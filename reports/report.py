@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from reports import figures, page, tables
+from reports.confirmation import confirmation_tables
 from reports.formats import write_table
 from reports.view import View
 
@@ -25,7 +26,7 @@ def write_report(study: Record, out: Path, top: int = 10) -> Path:
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     view = View.of(study)
-    written = tables.all_tables(view, top)
+    written = [*tables.all_tables(view, top), *confirmation_tables(study, view)]
     for table in written:
         write_table(table, folders["tables"])
     _write_parquet(study.trials, folders["data"] / "trials.parquet")

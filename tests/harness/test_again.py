@@ -74,6 +74,7 @@ def test_a_changed_solver_locks_its_own_trials_only_until_they_are_redone(
     assert harness(monkeypatch, command) == 2
     assert "solvers.flaky.source" in (said := capsys.readouterr().err) and "--redo flaky" in said
     assert harness(monkeypatch, arguments(tmp_path / "s", "--solvers", "toy_solver")) == 0
+    command = arguments(tmp_path / "s", *other, space=BOTH)
     assert harness(monkeypatch, [*command, "--redo", "flaki"]) == 2
     assert harness(monkeypatch, [*command, "--redo", "flaky"]) == 0
     assert harness(monkeypatch, command) == 0
