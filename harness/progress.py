@@ -134,18 +134,22 @@ def shown(study: Study) -> Iterator[None]:
 @contextmanager
 def _lines(progress: Progress) -> Iterator[None]:
     """A line at once, whenever the stage changes, and every PLAIN_SECONDS."""
-    over = threading.Event()
+    over, said, at = threading.Event(), "", -math.inf
+
+    def say() -> None:
+        nonlocal said, at
+        progress.study.in_flight_samples()  # the stage may follow from it
+        stage, now = progress.study.stage, time.monotonic()
+        if stage != said or now - at >= PLAIN_SECONDS:
+            sys.stderr.write(progress.line() + "\n")
+            sys.stderr.flush()
+            said, at = stage, now
 
     def run() -> None:
-        said, at = None, -math.inf
         while not over.wait(0.2):
-            progress.study.in_flight_samples()  # the stage may follow from it
-            stage, now = progress.study.stage, time.monotonic()
-            if stage != said or now - at >= PLAIN_SECONDS:
-                sys.stderr.write(progress.line() + "\n")
-                sys.stderr.flush()
-                said, at = stage, now
+            say()
 
+    say()
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:

@@ -79,10 +79,9 @@ class PackTrainable(tune.Trainable):
     """An actor that sets the problem up once and then runs pack after pack."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        board, name = config[BOARD], ray.get_runtime_context().get_actor_id()
-
         def spent(solver: str, samples: float) -> None:
-            board.write.remote(name, solver, samples)
+            name = ray.get_runtime_context().get_actor_id()
+            config[BOARD].write.remote(name, solver, samples)
 
         self._open = ExitStack()
         self._broken = ""

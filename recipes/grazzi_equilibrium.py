@@ -137,11 +137,13 @@ def frames(records: Mapping[str, Record], problem: Problem) -> tuple[pd.DataFram
 def warm_start_megabytes(problem: Problem, batch: int) -> float:
     """How much higher the peak of two upper iterations and an evaluation is with the warm start, each in a
     process of its own, a fresh one: a fork could meet locks that threads of this one hold."""
-    cold, warm = (
-        multiprocessing.get_context("spawn").Pool(1).apply(_peak_megabytes, (problem, name, batch))
-        for name in METHODS
-    )
-    return float(warm - cold)
+    peaks = []
+    for name in METHODS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peaks.append(pool.apply(_peak_megabytes, (problem, name, batch)))
+        pool.join()
+    cold, warm = peaks
+    return warm - cold
 
 
 def _peak_megabytes(problem: Problem, name: str, batch: int) -> float:

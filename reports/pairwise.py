@@ -40,8 +40,14 @@ def compare(a: ArrayLike, b: ArrayLike, paired: bool) -> Comparison:
         )
     differences = _less(one, other)
     low, high = median_interval(differences)
-    middle = float(np.quantile(differences, 0.5, method="median_unbiased"))
-    return Comparison(one.size, chance, middle, low, high, signed_ranks(differences))
+    return Comparison(one.size, chance, _median(differences), low, high, signed_ranks(differences))
+
+
+def _median(values: Floats) -> float:
+    """Also of infinite values, where those in the middle agree; else nan."""
+    low, high = np.sort(values)[[(values.size - 1) // 2, values.size // 2]]
+    with np.errstate(invalid="ignore"):
+        return float(low if low == high else (low + high) / 2)
 
 
 def superiority(a: Floats, b: Floats) -> float:

@@ -258,7 +258,7 @@ def drawn(
 ) -> Axes:
     """A solver's line in a figure that compares solvers, with a marker at every sixth of the axis."""
     its, label = look(view, solver), text.mathtext(view.label(solver))
-    every = 0.15 if np.isfinite(across * height).any() else None  # where no point is, it fails
+    every = 0.15 if (np.isfinite(across) & np.isfinite(height)).any() else None  # where no point is, it fails
     axes.plot(
         across,
         height,

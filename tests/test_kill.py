@@ -35,9 +35,9 @@ def _numbers(folder: Path) -> pd.DataFrame:
 def test_other_signals_end_a_driver_as_an_interrupt_does(tmp_path: Path, number: signal.Signals) -> None:
     driver = subprocess.Popen(_command(tmp_path / "s"), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "s" / JOURNAL).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(1)
+    journal = tmp_path / "s" / JOURNAL
+    while not (journal.exists() and b'"result"' in journal.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.02)
     driver.send_signal(number)
     said = driver.communicate(timeout=120)[1]
     assert driver.returncode == 130 and "interrupted: what is recorded" in said

@@ -185,7 +185,7 @@ def test_run_status_and_check_agree_on_a_bad_result(
     assert harness(monkeypatch, command) == 0
     assert "6 trials recorded, 6 failed" in capsys.readouterr().out
     assert harness(monkeypatch, ["status", str(tmp_path / "s")]) == 0
-    assert capsys.readouterr().out.split("\n")[1].split() == ["toy_solver", "6/6", "0", "6", "–"]
+    assert capsys.readouterr().out.split("\n")[1].split() == ["toy_solver", "6/6", "0", "6", "–", "100%"]
     checks = problem_checks(Plugins([tmp_path / "odd.py"]).problem("odd"), None)
     (verdict,) = judged({"evaluation": checks["evaluation"]})
     assert not verdict.holds and ("not finite" in verdict.said or "must be a number" in verdict.said)

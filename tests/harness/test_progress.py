@@ -88,7 +88,7 @@ def test_a_worker_tells_how_far_its_pack_has_come(tmp_path: Path, monkeypatch: p
             super().__init__(context, lambda solver, samples: told.append((solver, samples)))  # type: ignore[arg-type]
 
     monkeypatch.setattr("harness.worker.PULSE", 0.0)
-    monkeypatch.setattr("harness.executors.Worker", Telling)
+    monkeypatch.setattr("harness.watched.Worker", Telling)
     run(tmp_path / "s", monkeypatch)
     bsgm = [samples for solver, samples in told if solver == "bsgm"]
     assert 0 < max(bsgm) <= 300 and bsgm.count(0.0) == 3 and len(set(bsgm)) > 2

@@ -35,7 +35,7 @@ class _Given:
 def test_a_worker_that_cannot_be_set_up_is_no_trials_failure() -> None:
     worker = PackTrainable({CONTEXT: CONTEXT_.to_json(), PACK: PACK_.to_json()})
     study: Any = _Given()
-    searcher = StudySearcher(study, CONTEXT_.to_json())
+    searcher = StudySearcher(study, CONTEXT_.to_json(), None)
     searcher.running["t"] = PACK_
     searcher.on_trial_complete("t", worker.step())
     assert study.back == (PACK_,) and isinstance(searcher.error, HarnessError)

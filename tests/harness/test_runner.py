@@ -44,7 +44,7 @@ def _bsgm(**changes: Any) -> dict[str, Any]:
     return base | changes
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=6))
 def test_the_ragged_loop_gives_each_trial_its_own_number_of_steps(counts: list[int]) -> None:
     """Trial n ends at n + 100 * counts[n], charged for batches 0 to counts[n] - 1 only."""
@@ -125,7 +125,7 @@ def test_curves_change_no_number() -> None:
     assert spent == sorted(spent) and spent[0] == 0 and len(spent) > 5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(budget=st.integers(1, 6_000), growth=st.floats(0.1, 3))
 def test_a_curve_starts_at_the_start_and_ends_at_the_output(budget: int, growth: float) -> None:
     grown = {"growth": growth, "upper_step_size": 0.1, "lower_step_size": 0.1, "system_step_size": 0.1}
