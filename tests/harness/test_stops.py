@@ -32,7 +32,7 @@ CONFIGS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def problem() -> Quadratic:
-    made = Quadratic()
+    made = Quadratic(upper_dim=20, lower_dim=30)
     made.setup(None, 1, CPU, made.dtype)
     return made
 
