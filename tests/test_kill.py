@@ -33,7 +33,12 @@ def _numbers(folder: Path) -> pd.DataFrame:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_end_a_driver_as_an_interrupt_does(tmp_path: Path, number: signal.Signals) -> None:
-    driver = subprocess.Popen(_command(tmp_path / "s"), stderr=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        _command(tmp_path / "s"),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup it would be ignored, rightly
+    )
     deadline = time.monotonic() + 120
     journal = tmp_path / "s" / JOURNAL
     while not (journal.exists() and b'"result"' in journal.read_bytes()) and time.monotonic() < deadline:
