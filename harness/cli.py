@@ -65,6 +65,10 @@ SystemFailure = Annotated[
 Timeout = Annotated[
     float, typer.Option(help="seconds per trial after which it is recorded as failed; 0: none")
 ]
+Workers = Annotated[int | None, typer.Option(help="packs at once; default: one per CPU, or per GPU")]
+PackSize = Annotated[str, typer.Option(help="trials per pack, or auto")]
+ExecutorName = Annotated[str, typer.Option(help="ray, or inline (this process)")]
+Address = Annotated[str | None, typer.Option(help="an existing Ray cluster, e.g. auto")]
 Curves = Annotated[int, typer.Option(help="points along each trial with cheap metrics; 0: none")]
 
 
@@ -113,13 +117,11 @@ def run(
     seed: Seed = 1,
     data_seed: DataSeed = None,
     search_seed: Annotated[int | None, typer.Option(help="seed of the draws; default: --seed")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="packs at once; default: one per CPU, or per GPU")
-    ] = None,
-    pack: Annotated[str, typer.Option(help="trials per pack, or auto")] = "auto",
+    workers: Workers = None,
+    pack: PackSize = "auto",
     device: Device = "auto",
-    executor: Annotated[str, typer.Option(help="ray, or inline (this process)")] = "ray",
-    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, e.g. auto")] = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
     sampler: Annotated[str, typer.Option(help="random, sobol, grid or tpe")] = "random",
     published: Annotated[
         bool, typer.Option("--published", help="trial 0 is the published configuration, where one is known")
@@ -263,13 +265,11 @@ def confirm(
     data_seeds: Annotated[
         int | None, typer.Option(help="fresh data splits for each seed; default: the study's own split")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="packs at once; default: one per CPU, or per GPU")
-    ] = None,
-    pack: Annotated[str, typer.Option(help="trials per pack, or auto")] = "auto",
+    workers: Workers = None,
+    pack: PackSize = "auto",
     device: Device = "auto",
-    executor: Annotated[str, typer.Option(help="ray, or inline (this process)")] = "ray",
-    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, e.g. auto")] = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
     plugins: PluginFile = None,
     data_dir: DataDir = None,
     trial_timeout: Timeout = 0.0,
@@ -359,10 +359,8 @@ def reproduce(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="a recipe; without one they are listed")] = "",
     scale: Annotated[str, typer.Option(help="smoke, small or paper")] = "small",
     out: Annotated[Path | None, typer.Option(help="where to; the same command there goes on")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="packs at once; default: one per CPU, or per GPU")
-    ] = None,
-    executor: Annotated[str, typer.Option(help="ray, or inline (this process)")] = "ray",
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
     data_dir: DataDir = None,
 ) -> None:
     """Reproduce an experiment of a paper: its studies, figures, tables, and a verdict for each claim."""

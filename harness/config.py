@@ -75,9 +75,9 @@ def write_config(path: Path, values: Mapping[str, Any]) -> None:
         if value is None or value == {} or value == []:
             continue
         if isinstance(value, Mapping):
-            tables += ["", f"[{key}]", *(f"{name} = {_toml(inner)}" for name, inner in value.items())]
+            tables += ["", f"[{key}]", *(f"{name} = {toml_value(inner)}" for name, inner in value.items())]
         else:
-            lines.append(f"{key} = {_toml(_relative(path, key, value))}")
+            lines.append(f"{key} = {toml_value(_relative(path, key, value))}")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write("\n".join([*lines, *tables]) + "\n")
@@ -93,7 +93,8 @@ def _relative(path: Path, key: str, value: Any) -> Any:
     return found if isinstance(value, list) else found[0]
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A number, a word, a switch or a list of these, as TOML writes it."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return json.dumps(value, ensure_ascii=False)

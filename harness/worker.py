@@ -94,8 +94,8 @@ class Worker:
         self.problem = set_up(self.plugins, context)
 
     @classmethod
-    def from_json(cls, text: str, spent: Spent | None = None) -> Worker:
-        return cls(Context.from_json(text), spent)
+    def from_json(cls, text: str) -> Worker:
+        return cls(Context.from_json(text))
 
     def run(self, pack: Pack) -> list[Result]:
         """One result per trial. A pack in which anything goes wrong is run again trial by trial, so that

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import typer
 
+from harness.config import toml_value
 from harness.launch import Execution, Search, run_study
 from harness.options import one_of
 from harness.plugins import Plugins
@@ -91,21 +92,9 @@ def _run(part: Part, studies: Path, execution: Execution, data_dir: Path | None)
 
 def _toml(spaces: Spaces) -> str:
     return "\n".join(
-        f"[{solver}]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in entries.items())
+        f"[{solver}]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in entries.items())
         for solver, entries in spaces.items()
     )
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + " }"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, str):
-        return f'"{value}"'
-    return repr(value)
 
 
 def _page(found: Recipe, name: str, scale: str, parts: Sequence[Part], findings: Findings) -> str:
