@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -85,6 +85,9 @@ def test_the_upper_gradient_equals_the_derived_one(problem: DataPoisoning, full:
 DUAL = {"l2": 2.0, "l1": float("inf"), "linf": 1.0}
 
 
+@example(
+    ball="l2", radius=3.7576795518935024, scale=1.0, seed=0, width=1
+)  # a number times its inverse is not 1
 @settings(max_examples=60, deadline=None)
 @given(
     ball=st.sampled_from(BALLS),
