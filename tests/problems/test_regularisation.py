@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -71,6 +71,7 @@ def every(problem: Regularisation) -> Batch:
     return Batch(torch.arange(problem.lower_examples), full=True)
 
 
+@example(seed=274, trials=1, kind=0)  # a score above 20, where softplus by default is a line
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000), trials=st.integers(1, 4), kind=st.integers(0, 3))
 def test_closed_forms_equal_the_derived_oracles(
