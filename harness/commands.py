@@ -22,7 +22,7 @@ from harness.options import pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins, kept_source, require_source
 from harness.progress import tally_table
-from harness.record import JOURNAL, Record, confirmations, load_record, read_trials, result_of, told
+from harness.record import JOURNAL, Record, confirmations, load_record, read_trials, result_of
 from harness.repair import repair
 from harness.runner import Result
 from harness.solver import Solver, oversized, require_defined
@@ -149,7 +149,7 @@ def _find(folder: Path, spec: StudySpec, trial: str) -> Result:
     solver, _, number = trial.partition("/")
     if solver not in spec.solvers:
         raise HarnessError(f"{folder} has no solver {solver!r}; {nearest(solver, spec.solvers)}")
-    known = {str(t.number): t for t in read_trials(folder, spec)[solver] if told(t)}
+    known = {str(t.number): t for t in read_trials(folder, spec)[solver] if t.told}
     if number not in known:
         raise HarnessError(
             f"{folder} has no recorded trial {trial!r}; expected SOLVER/NUMBER, e.g. {solver}/0"
@@ -184,12 +184,13 @@ def show_status(folder: Path) -> None:
     spec = read_spec(folder)
     tallies = {solver: Tally(spec.trials_of(solver)) for solver in spec.solvers}
     for solver, trials in read_trials(folder, spec).items():
-        for trial in filter(told, trials):
-            tallies[solver].add(result_of(trial))
+        for trial in trials:
+            if trial.told:
+                tallies[solver].add(result_of(trial))
     Console().print(tally_table(spec, tallies))
     for place in confirmations(folder):
         again = read_spec(place)
-        runs = [sum(map(told, trials)) for trials in read_trials(place, again).values()]
+        runs = [sum(trial.told for trial in trials) for trials in read_trials(place, again).values()]
         typer.echo(f"{place}: {sum(runs)} of {sum(map(again.trials_of, again.solvers))} trials recorded")
 
 

@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.launch import INTERRUPTED, Execution, carried_out, versions
 from harness.options import not_negative, one_of, positive
 from harness.plugins import fingerprint
-from harness.record import CONFIRMATION, confirmations, read_trials, result_of, told
+from harness.record import CONFIRMATION, confirmations, read_trials, result_of
 from harness.repair import Again
 from harness.runner import Result
 from harness.solver import Solver
@@ -114,7 +114,7 @@ def listed(folder: Path, spec: StudySpec, top: int) -> dict[str, SolverSpec]:
     before = [read_spec(place).solvers for place in confirmations(folder)]
     found = {}
     for solver, trials in read_trials(folder, spec).items():
-        results = {trial.number: result_of(trial) for trial in filter(told, trials)}
+        results = {trial.number: result_of(trial) for trial in trials if trial.told}
         usable = [n for n, result in results.items() if math.isfinite(result.objective)]
         best = sorted(usable, key=lambda n: (results[n].objective, n))[:top]
         known = [solvers[solver] for solvers in before if solver in solvers]
@@ -158,4 +158,4 @@ def _confirmed(
 
 def _results(place: Path) -> Iterator[Result]:
     for trials in read_trials(place, read_spec(place)).values():
-        yield from map(result_of, filter(told, trials))
+        yield from (result_of(trial) for trial in trials if trial.told)

@@ -8,28 +8,30 @@ has been told and so depends on the order in which trials end.
 
 from __future__ import annotations
 
-import itertools
 import math
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import BaseSampler, TPESampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.samplers import TPESampler
+from optuna.trial import Trial as Asked
+from optuna.trial import TrialState, create_trial
 
+from harness.book import Trial
 from harness.errors import HarnessError
-from harness.space import Space
+from harness.space import Entry, Space
 from harness.spec import LISTING
 from harness.streams import generator
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 SAMPLERS = ("random", "sobol", "grid", "tpe")
 
 
@@ -48,25 +50,28 @@ def at_quantile(distribution: BaseDistribution, u: float) -> Any:
     return math.floor(value + 1e-9) if integer else value
 
 
-class _Placed(BaseSampler):
-    """Every parameter is drawn alone, by its place. first: values of trial 0 that are given, not drawn."""
+class Draws(Protocol):
+    """The draws of one solver."""
 
-    first: Mapping[str, Any] = {}
+    @abstractmethod
+    def draw(self, number: int) -> dict[str, Any]:
+        """The searched parameters of trial `number`."""
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
+    def tell(self, number: int, objective: float | None) -> None:
+        """How the trial ended; None: it failed. Only what learns makes use of it."""
+        return None
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        if trial.number == 0 and param_name in self.first:
-            return self.first[param_name]
-        return self.value(trial.number, param_name, param_distribution)
+class _Placed(Draws, ABC):
+    """Every parameter is drawn by its place. Where the space has published values, trial 0 has them."""
+
+    def __init__(self, space: Space) -> None:
+        self.published, self.distributions = space.published, space.distributions()
+
+    def draw(self, number: int) -> dict[str, Any]:
+        found = {name: self.value(number, name, kind) for name, kind in self.distributions.items()}
+        given = self.published if number == 0 else {}
+        return found | {name: value for name, value in given.items() if name in found}
 
     @abstractmethod
     def value(self, number: int, name: str, distribution: BaseDistribution) -> Any:
@@ -74,7 +79,8 @@ class _Placed(BaseSampler):
 
 
 class RandomDraws(_Placed):
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, space: Space) -> None:
+        super().__init__(space)
         self.seed = seed
 
     def value(self, number: int, name: str, distribution: BaseDistribution) -> Any:
@@ -82,21 +88,32 @@ class RandomDraws(_Placed):
 
 
 class SobolDraws(_Placed):
-    def __init__(self, seed: int, names: Sequence[str]) -> None:
-        self.seed, self.names = seed, list(names)
+    """names: of every solver's searched parameters, since all share one sequence."""
 
-    def value(self, number: int, name: str, distribution: BaseDistribution) -> Any:
+    def __init__(self, seed: int, space: Space, names: Sequence[str]) -> None:
+        super().__init__(space)
+        self.seed, self.places = seed, {name: place for place, name in enumerate(names)}
+        self._begin()
+
+    def _begin(self) -> None:
         from scipy.stats import qmc
 
-        sequence = qmc.Sobol(len(self.names), scramble=True, rng=np.random.default_rng(self.seed))
-        if number:
-            sequence.fast_forward(number)
-        point = sequence.random(1)[0]
-        return at_quantile(distribution, float(point[self.names.index(name)]))
+        rng = np.random.default_rng(self.seed)
+        self._sequence, self._number = qmc.Sobol(len(self.places), scramble=True, rng=rng), -1
+
+    def value(self, number: int, name: str, distribution: BaseDistribution) -> Any:
+        if number < self._number:
+            self._begin()
+        if ahead := number - self._number - 1 if number > self._number else 0:
+            self._sequence.fast_forward(ahead)
+        if number > self._number:
+            self._point, self._number = self._sequence.random(1)[0], number
+        return at_quantile(distribution, float(self._point[self.places[name]]))
 
 
 class GridDraws(_Placed):
     def __init__(self, space: Space) -> None:
+        super().__init__(space)
         self.axes = {name: entry["choices"] for name, entry in space.searched().items()}
 
     def value(self, number: int, name: str, distribution: BaseDistribution) -> Any:
@@ -107,11 +124,43 @@ class GridDraws(_Placed):
                 return self.axes[name][place]
         raise KeyError(name)
 
-    @property
-    def points(self) -> Iterator[dict[str, Any]]:
-        """Every point, in order."""
-        for point in itertools.product(*self.axes.values()):
-            yield dict(zip(self.axes, point, strict=True))
+
+class LearnedDraws(Draws):
+    """Optuna's TPE on the trials so far, in their order. Their number goes into its seed, since it would else
+    propose its first configurations again after a restart."""
+
+    def __init__(self, seed: int, space: Space, trials: Sequence[Trial]) -> None:
+        seeded = int(generator(seed, "tpe", len(trials)).integers(2**31))
+        self.searched, self.distributions = space.searched(), space.distributions()
+        self._study = optuna.create_study(sampler=TPESampler(seed=seeded))
+        for trial in trials:
+            self._add(trial.params, trial)
+
+    def _add(self, params: Mapping[str, Any], trial: Trial | None = None) -> None:
+        state, value = TrialState.RUNNING, None
+        if trial is not None and trial.told:
+            state, value = TrialState.FAIL if trial.value is None else TrialState.COMPLETE, trial.value
+        kinds = {name: self.distributions[name] for name in params}
+        self._study.add_trial(
+            create_trial(state=state, value=value, params=dict(params), distributions=kinds)
+        )
+
+    def draw(self, number: int) -> dict[str, Any]:
+        if number == len(self._study.get_trials(deepcopy=False)):
+            self._add({})
+        trial = Asked(self._study, number)  # in memory, a study's trials are numbered as it is asked
+        return {name: _suggested(trial, name, entry) for name, entry in self.searched.items()}
+
+    def tell(self, number: int, objective: float | None) -> None:
+        state = TrialState.FAIL if objective is None else TrialState.COMPLETE
+        self._study.tell(number, objective, state=state)
+
+
+def _suggested(trial: Asked, name: str, entry: Entry) -> Any:
+    if "choices" in entry:
+        return trial.suggest_categorical(name, entry["choices"])
+    suggest = trial.suggest_int if entry["integer"] else trial.suggest_float
+    return suggest(name, entry["low"], entry["high"], log=entry["log"])
 
 
 def grid_size(space: Space) -> int:
@@ -124,19 +173,13 @@ def grid_size(space: Space) -> int:
     return math.prod(len(entry["choices"]) for entry in space.searched().values())
 
 
-def sampler(kind: str, seed: int, solver: str, spaces: Mapping[str, Space], told: int) -> BaseSampler:
-    """The sampler of one solver's Optuna study. Where its space has published values, trial 0 has them.
-
-    Where configurations are listed nothing is asked of it.
-
-    told: trials already there; it goes into the seed of TPE, which else would propose its first
-    configurations again after a restart."""
-    if kind in ("random", "sobol", LISTING):
-        names = sorted({name for space in spaces.values() for name in space.searched()})
-        placed = SobolDraws(seed, names) if kind == "sobol" else RandomDraws(seed)
-        placed.first = spaces[solver].published
-        return placed
-    if kind == "grid":
-        return GridDraws(spaces[solver])
-    seeded = int(generator(seed, "tpe", told).integers(2**31))
-    return TPESampler(seed=seeded)
+def draws(
+    kind: str, seed: int, solver: str, spaces: Mapping[str, Space], trials: Sequence[Trial] = ()
+) -> Draws:
+    """Those of one solver, of whom nothing is asked where configurations are listed. trials: that it has."""
+    space = spaces[solver]
+    if kind == "sobol":
+        return SobolDraws(seed, space, sorted({name for one in spaces.values() for name in one.searched()}))
+    if kind in ("random", LISTING):
+        return RandomDraws(seed, space)
+    return GridDraws(space) if kind == "grid" else LearnedDraws(seed, space, trials)

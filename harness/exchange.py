@@ -1,7 +1,8 @@
 """Studies that travel: exported to one file, merged with others, reported together with them.
 
 A study is read from its folder or from a file of `harness export`: Parquet, a row for each told trial, with
-the specification among the metadata. Nothing in it can be run.
+the specification among the metadata: its result as the journal holds it and its points, both as JSON.
+Nothing in it can be run.
 """
 
 from __future__ import annotations
@@ -10,32 +11,36 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from harness.errors import HarnessError
+from harness.points import KINDS, Points, columns, points_line, read_line
 from harness.record import (
     JOURNAL,
+    SEAL,
     Record,
+    Results,
+    Told,
     confirmations,
     load_record,
-    named,
     read_trials,
     record_of,
     result_from_json,
-    told,
+    results_in,
 )
-from harness.repair import Results, trials_of, write_journal
+from harness.repair import trials_of, write_journal
 from harness.spec import NAME, StudySpec, differences, grown, read_spec
 
 if TYPE_CHECKING:
     import pyarrow
 
 SPEC_KEY = b"bilevel-harness study"
-COLUMNS = ("solver", "number", "state", "objective", "result")
+COLUMNS = ("solver", "number", "state", "objective", "result", "points")
 OF_THE_RUN = ("seconds", "evaluation_seconds", "pack")
 """What differs between two runs of one trial."""
 
@@ -52,8 +57,8 @@ def export(folder: Path, out: Path) -> int:
     if out.exists():
         raise HarnessError(f"--out {out} exists already; remove it, or give another name")
     rows = [
-        (solver, number, plain["state"], float(plain["objective"]), json.dumps(plain, separators=(",", ":")))
-        for (solver, number), plain in results.items()
+        (*key, one.head["state"], float(one.head["objective"]), _text(one.head), one.line().decode())
+        for key, one in results.items()
     ]
     table = pyarrow.table(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
     table = table.replace_schema_metadata({SPEC_KEY: spec.model_dump_json()})
@@ -62,18 +67,16 @@ def export(folder: Path, out: Path) -> int:
     return len(rows)
 
 
+def _text(head: dict[str, Any]) -> str:
+    return json.dumps(head, separators=(",", ":"))
+
+
 def read_results(place: Path) -> tuple[StudySpec, Results]:
     """The told trials of a folder or of an exported file. Raises HarnessError: it is neither, or damaged."""
     if place.is_file():
         return _read_file(place)
     spec = read_spec(place)
-    found = {
-        (solver, trial.number): named(solver, trial)
-        for solver, trials in read_trials(place, spec).items()
-        for trial in trials
-        if told(trial)
-    }
-    return spec, found
+    return spec, results_in(place, spec)
 
 
 def _read_file(path: Path) -> tuple[StudySpec, Results]:
@@ -84,8 +87,9 @@ def _read_file(path: Path) -> tuple[StudySpec, Results]:
         table = pyarrow.parquet.read_table(path)
         spec = StudySpec.model_validate_json((table.schema.metadata or {})[SPEC_KEY])
         found = dict(_rows(table))
-        for plain in found.values():
-            result_from_json(plain)
+        for one in found.values():
+            result_from_json(one.head)
+            read_line(one.line())
     except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError, ValidationError) as error:
         raise HarnessError(
             f"{path} is no file of `harness export`, or damaged ({type(error).__name__}); export it again"
@@ -93,9 +97,16 @@ def _read_file(path: Path) -> tuple[StudySpec, Results]:
     return spec, found
 
 
-def _rows(table: pyarrow.Table) -> list[tuple[tuple[str, int], dict[str, Any]]]:
-    read = table.select(COLUMNS).to_pylist()
-    return [((str(row["solver"]), int(row["number"])), json.loads(row["result"])) for row in read]
+def _rows(table: pyarrow.Table) -> Iterator[tuple[tuple[str, int], Told]]:
+    """Results of files from before there was a column of points hold these themselves."""
+    held = "points" in table.column_names
+    for row in table.select([name for name in COLUMNS if held or name != "points"]).to_pylist():
+        head = json.loads(row["result"])
+        if held:
+            line = row["points"].encode()
+        else:
+            line = points_line(head["trial"], *(columns(head.pop(kind, [])) for kind in KINDS))
+        yield (str(row["solver"]), int(row["number"])), Told(head, partial(bytes, line))
 
 
 def combined(places: Sequence[Path]) -> tuple[StudySpec, Results]:
@@ -125,14 +136,11 @@ def _require_agreement(one: Results, two: Results, place: Path) -> None:
         )
 
 
-def _lasting(plain: Mapping[str, Any]) -> dict[str, Any]:
+def _lasting(one: Told) -> list[dict[str, Any]]:
     """A result without what a second run of it may change."""
-    kept = {key: value for key, value in plain.items() if key not in OF_THE_RUN}
-    for points in ("curve", "evaluations"):
-        kept[points] = [
-            {k: v for k, v in point.items() if k not in OF_THE_RUN} for point in plain.get(points, [])
-        ]
-    return kept
+    points = read_line(one.line())
+    parts = [one.head, *(points[kind] for kind in KINDS)]
+    return [{key: value for key, value in part.items() if key not in OF_THE_RUN} for part in parts]
 
 
 def merge(out: Path, places: Sequence[Path]) -> dict[str, int]:
@@ -140,22 +148,25 @@ def merge(out: Path, places: Sequence[Path]) -> dict[str, int]:
     if (out / NAME).exists() or (out / JOURNAL).exists():
         raise HarnessError(f"{out} holds a study already; give a new folder")
     spec, results = combined(places)
-    trials = {solver: list(trials_of(spec, solver, results, {})) for solver in spec.solvers}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".merge-", dir=out.parent) as name:
         scratch = Path(name) / "study"
         scratch.mkdir()
+        seals = Points(scratch).append([one.line() for one in results.values()])
+        sealed = zip(results.items(), seals, strict=True)
+        heads = {key: one.head | {SEAL: seal} for (key, one), seal in sealed}
+        trials = {solver: list(trials_of(spec, solver, heads, {})) for solver in spec.solvers}
         write_journal(scratch, spec, {solver: made for solver, made in trials.items() if made})
         spec.write(scratch)
         read_trials(scratch, spec)  # raises where a result of an exported file is not its trial's
         os.replace(scratch, out)
-    return {solver: sum(map(told, made)) for solver, made in trials.items()}
+    return {solver: sum(trial.told for trial in made) for solver, made in trials.items()}
 
 
 def load_together(place: Path, others: Sequence[Path]) -> Record:
     """The record of a folder or an exported file, with those of others of the same protocol; confirmed as
     the first is."""
     spec, results = combined([place, *others])
-    found = record_of(spec, {key: result_from_json(plain) for key, plain in results.items()})
+    found = record_of(spec, results)
     again = [load_record(folder) for folder in confirmations(place)]
     return dataclasses.replace(found, confirmations=again)

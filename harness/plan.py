@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.draws import sampler
+from harness.draws import draws
 from harness.params import check_values
 from harness.pilot import pilot
 from harness.problem import Problem
-from harness.record import read_trials, told
+from harness.record import read_trials
 from harness.runner import first_cost
 from harness.share import Share
 from harness.sizing import Packing, pack_bytes
@@ -99,14 +98,14 @@ def _recorded(out: Path, solvers: Solvers) -> dict[str, int]:
     if not (out / NAME).exists():
         return dict.fromkeys(solvers, 0)
     trials = read_trials(out, read_spec(out))
-    return {name: sum(map(told, trials.get(name, ()))) for name in solvers}
+    return {name: sum(trial.told for trial in trials.get(name, ())) for name in solvers}
 
 
 def _drawn(spec: StudySpec, solver: str, plugin: type[Solver[Any]], number: int) -> list[dict[str, Any]]:
     """The first configurations of a solver."""
     space = spec.spaces()[solver]
-    drawing = optuna.create_study(sampler=sampler(spec.sampler, spec.search_seed, solver, spec.spaces(), 0))
-    asked = (drawing.ask(space.distributions()).params for _ in range(min(number, spec.trials)))
+    drawing = draws(spec.sampler, spec.search_seed, solver, spec.spaces())
+    asked = (drawing.draw(number) for number in range(min(number, spec.trials)))
     return [check_values(plugin, space.resolve(drawn), solver) for drawn in asked]
 
 

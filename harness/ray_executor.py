@@ -1,4 +1,9 @@
-"""Packs on Ray Tune: one Tune trial carries one pack, and results come back to the driver as text."""
+"""Packs on Ray Tune: a Tune trial is a worker's shift, in which it runs pack after pack, each a step of it.
+
+Tune keeps every trial with its configuration and its last result, some 0.1 MB, until all are over: a trial
+for each pack fills the driver's memory. So packs reach a worker by an actor, and come back as results, which
+Tune forgets at the next one.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +29,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers wh
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.errors import HarnessError, last_line
 from harness.interrupt import as_interrupts
@@ -33,7 +39,7 @@ from harness.study import DIED, Executor, Study
 from harness.watched import working
 from harness.worker import Context, Pack, results_from_json, results_to_json
 
-CONTEXT, PACK, RESULTS, BOARD, BROKEN = "context", "pack", "results", "board", "broken"
+CONTEXT, SHIFT, RESULTS, BOARD, BROKEN = "context", "shift", "results", "board", "broken"
 SCRATCH = "harness-ray-"
 WATCH = 5.0
 """Seconds between two looks at the processes of Ray."""
@@ -41,10 +47,18 @@ WATCH = 5.0
 
 @ray.remote(num_cpus=0)
 class Board:
-    """Where workers write how far their packs have come, for the driver to read."""
+    """Where the driver leaves packs for workers, and they write how far they have come."""
 
     def __init__(self) -> None:
+        self._packs: dict[str, str] = {}
         self._spent: dict[str, tuple[str, float]] = {}
+
+    def give(self, shift: str, pack: str) -> None:
+        self._packs[shift] = pack
+
+    def take(self, shift: str) -> str:
+        """The pack that was left; "" where there was none."""
+        return self._packs.pop(shift, "")
 
     def write(self, worker: str, solver: str, samples: float) -> None:
         self._spent[worker] = solver, samples
@@ -99,8 +113,13 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if self._broken:
             return {"done": True, BROKEN: self._broken}
-        results = self.worker.run(Pack.from_json(self.config[PACK]))
-        return {"done": True, RESULTS: results_to_json(results)}
+        try:
+            pack = ray.get(self.config[BOARD].take.remote(self.config[SHIFT]))
+        except ray.exceptions.RayError as error:  # no trial's failure either
+            return {"done": True, BROKEN: f"the driver's board does not answer ({last_line(error)})"}
+        if not pack:
+            return {"done": True}
+        return {RESULTS: results_to_json(self.worker.run(Pack.from_json(pack)))}
 
     def cleanup(self) -> None:
         self._open.close()
@@ -122,24 +141,34 @@ class StudySearcher(Searcher):
         self.error: BaseException | None = None
 
     def suggest(self, trial_id: str) -> Any:
-        pack = None if self.error else self._guard(self.study.next_pack)
-        if pack is None:
+        if not self._give(trial_id):
             return None if self.study.in_flight and not self.error else Searcher.FINISHED
-        self.running[trial_id] = pack
-        return {CONTEXT: self.context, PACK: pack.to_json(), BOARD: self.board}
+        return {CONTEXT: self.context, SHIFT: trial_id, BOARD: self.board}
+
+    def _give(self, shift: str) -> bool:
+        """The next pack to a worker, if there is one."""
+        pack = None if self.error else self._guard(self.study.next_pack)
+        if pack is not None:
+            self.running[shift] = pack
+            ray.get(self.board.give.remote(shift, pack.to_json()))
+        return pack is not None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.study.stage = ""
+        self._guard(self.study.record, self.running.pop(trial_id), results_from_json(result[RESULTS]))
+        self._give(trial_id)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        pack = self.running.pop(trial_id)
         self.study.stage = ""
-        if result and result.get(BROKEN):
-            self.error = self.error or HarnessError(f"{result[BROKEN]}; mend it, the same command goes on")
+        pack, broken = self.running.pop(trial_id, None), (result or {}).get(BROKEN)
+        if broken:
+            self.error = self.error or HarnessError(f"{broken}; mend it, the same command goes on")
+        if pack is not None and broken:
             self.study.give_back(pack)
-        elif error or not result or RESULTS not in result:
+        elif pack is not None:
             self._guard(self.study.died, pack, DIED)
-        else:
-            self._guard(self.study.record, pack, results_from_json(result[RESULTS]))
 
     def _guard(self, call: Any, *args: Any) -> Any:
         """Tune must not wrap the driver's own errors (a full disk): keep the first, and stop."""
@@ -174,7 +203,7 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
         _quiet()
         _clean()
         ended = _watchdog() if address is None else threading.Event()
-        board = Board.remote()  # type: ignore[attr-defined]  # what ray.remote makes of a class
+        board = _board()
         study.in_flight_samples = Reading(board, study)
         study.stage = f"{workers} workers start and read the data"
         searcher = StudySearcher(study, context.to_json(), board)
@@ -194,6 +223,12 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
             raise searcher.error
 
     return execute
+
+
+def _board() -> Any:
+    """On the driver's node, so that it is lost with the driver only."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # by ray.remote
 
 
 def _watchdog() -> threading.Event:

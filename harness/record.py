@@ -1,30 +1,29 @@
-"""The record of a study: an Optuna journal in its folder, one Optuna study per solver.
+"""The record of a study: an Optuna journal in its folder, one Optuna study per solver, and a file of points.
 
-A trial's parameters, state and objective are Optuna's; everything else of its result is one user attribute.
-The driver is the only writer, guarded by the study's own lock, so the journal needs none of its own: a lock
-file would stay behind after kill -9. A result names its trial, each Optuna study holds the specification, and
-each line is sealed (`harness.journal`): what is damaged is refused, and never read as something else.
+A trial's parameters, state and objective are Optuna's; everything else of its result is one user attribute,
+but for the curve, which lies in a file beside the journal (`harness.points`). The driver is the only writer,
+guarded by the study's own lock, so the journal needs none of its own: a lock file would stay behind after
+kill -9. A result names its trial, each Optuna study holds the specification, and each line is sealed
+(`harness.journal`): what is damaged is refused, and never read as something else.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
-
-from harness.errors import HarnessError
-from harness.journal import Journal, damaged
+from harness.book import Book, Trial, closed
+from harness.journal import damaged
+from harness.points import KINDS as CURVES
+from harness.points import POINTS, Points, columns, plain, points_line, read_line
 from harness.runner import Result
 from harness.spec import LISTING, NAME, StudySpec, contradictions, read_spec, with_sources
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 JOURNAL = "journal.log"
@@ -33,7 +32,8 @@ RESULT = "result"
 TRIAL = "trial"
 EARLIER = "earlier"
 SPEC = "specification"
-optuna.logging.set_verbosity(optuna.logging.ERROR)
+SEAL = "points"
+"""Of a result in the journal: the seal of its line of points, "" where it has none."""
 
 
 def _no_rows() -> pd.DataFrame:
@@ -55,39 +55,28 @@ class Record:
     confirmations: Sequence[Record] = ()
 
 
-def open_storage(folder: Path) -> JournalStorage:
-    """Raises HarnessError where the journal is damaged."""
-    path = folder / JOURNAL
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return JournalStorage(Journal(path))
-    except (HarnessError, OSError):
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever Optuna makes of a damaged line without a seal
-        raise damaged(path, f"its lines contradict each other ({type(error).__name__}: {error})") from None
-
-
 def study_name(spec: StudySpec, solver: str) -> str:
     return f"{spec.problem}/{solver}"
 
 
-def read_trials(folder: Path, spec: StudySpec) -> dict[str, list[FrozenTrial]]:
+def read_trials(folder: Path, spec: StudySpec) -> dict[str, list[Trial]]:
     """Every trial of the journal by solver, told or not; reads while a driver writes.
 
     Raises HarnessError: a line is damaged, a result is not its trial's, study.json is another study's."""
     if not (folder / JOURNAL).exists():
         return {solver: [] for solver in spec.solvers}
-    storage = open_storage(folder)
-    known = {study.study_name for study in storage.get_all_studies()}
-    found: dict[str, list[FrozenTrial]] = {solver: [] for solver in spec.solvers}
+    return trials_in(Book(folder / JOURNAL), folder, spec)
+
+
+def trials_in(book: Book, folder: Path, spec: StudySpec) -> dict[str, list[Trial]]:
+    found: dict[str, list[Trial]] = {solver: [] for solver in spec.solvers}
     for solver in spec.solvers:
-        if study_name(spec, solver) in known:
-            study = storage.get_study_id_from_name(study_name(spec, solver))
-            require_same(folder, spec, storage.get_study_user_attrs(study))
-            found[solver] = storage.get_all_trials(study, deepcopy=False)
-            for trial in found[solver]:
+        study = book.studies.get(study_name(spec, solver))
+        if study is not None:
+            require_same(folder, spec, study.attributes)
+            for trial in study.trials:
                 require_own(folder, spec, solver, trial)
+            found[solver] = study.trials
     return found
 
 
@@ -102,14 +91,14 @@ def require_same(folder: Path, spec: StudySpec, attributes: dict[str, Any]) -> N
         raise damaged(folder / NAME, f"which is not the study of {JOURNAL}: {'; '.join(found)}")
 
 
-def require_own(folder: Path, spec: StudySpec, solver: str, trial: FrozenTrial) -> None:
+def require_own(folder: Path, spec: StudySpec, solver: str, trial: Trial) -> None:
     """Raises HarnessError where a told trial lacks its result, or has another's."""
-    if told(trial) and not own(spec, solver, trial):
+    if trial.told and not own(spec, solver, trial):
         name = f"{solver}/{trial.number}"
         raise damaged(folder / JOURNAL, f"the result of trial {name} is missing or another's")
 
 
-def own(spec: StudySpec, solver: str, trial: FrozenTrial) -> bool:
+def own(spec: StudySpec, solver: str, trial: Trial) -> bool:
     """Whether a told trial's result names it, and agrees with what Optuna knows of it."""
     try:
         result, name = result_of(trial), f"{solver}/{trial.number}"
@@ -117,89 +106,187 @@ def own(spec: StudySpec, solver: str, trial: FrozenTrial) -> bool:
         searched = {key: result.config[key] for key in [*trial.params, *listed]}
         drawn = trial.params | (spec.solvers[solver].published if trial.number == 0 else {}) | listed
         score = None if result.state == "failed" else result.objective
-        found = searched, score, trial.user_attrs[RESULT].get(TRIAL, name)
+        found = searched, score, trial.attributes[RESULT].get(TRIAL, name)
         return found == ({key: drawn[key] for key in searched}, trial.value, name)
     except (LookupError, TypeError, ValueError, AttributeError):
         return False
 
 
-def named(solver: str, trial: FrozenTrial) -> dict[str, Any]:
+def require_points(folder: Path, trials: Mapping[str, Sequence[Trial]]) -> dict[str, int]:
+    """Where the line of points is that a told trial names, by its seal. Raises HarnessError where one is
+    missing or damaged."""
+    places = Points(folder).places()
+    for solver, some in trials.items():
+        for trial in some:
+            seal = trial.attributes[RESULT].get(SEAL) if trial.told else None
+            if seal and seal not in places:
+                name = f"{solver}/{trial.number}"
+                raise damaged(folder / POINTS, f"the points of trial {name} are missing or damaged")
+    return places
+
+
+# --- results
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Told:
+    """A result as the record holds it. head: all but curve and evaluations, plain, with the trial's name;
+    line: reads these, as a line of points."""
+
+    head: dict[str, Any]
+    line: Callable[[], bytes]
+
+
+Results = dict[tuple[str, int], Told]
+"""By solver and number."""
+
+
+def results_in(folder: Path, spec: StudySpec) -> Results:
+    """Those of a folder, in order of solvers and numbers. Raises HarnessError as `read_trials` does, and
+    where points are damaged."""
+    trials = read_trials(folder, spec)
+    places, points = require_points(folder, trials), Points(folder)
+    return {
+        (solver, trial.number): _told(solver, trial, places, points)
+        for solver, some in trials.items()
+        for trial in some
+        if trial.told
+    }
+
+
+def _told(solver: str, trial: Trial, places: Mapping[str, int], points: Points) -> Told:
+    """A result of the journal. Those from before they named their trial do now; those that hold their points
+    themselves, from before these had a file, no longer do."""
+    head = named(solver, trial)
+    seal = head.pop(SEAL, None)
+    if seal is None:
+        curves = [columns(head.pop(kind, [])) for kind in CURVES]
+        return Told(head, partial(points_line, head[TRIAL], *curves))
+    return Told(head, partial(points.line, places[seal]) if seal else bytes)
+
+
+def named(solver: str, trial: Trial) -> dict[str, Any]:
     """A told trial's result as the journal holds it; those from before they named their trial do now."""
-    plain: dict[str, Any] = trial.user_attrs[RESULT]
-    return {TRIAL: f"{solver}/{trial.number}"} | plain
+    result: dict[str, Any] = trial.attributes[RESULT]
+    return {TRIAL: f"{solver}/{trial.number}"} | result
 
 
-def told(trial: FrozenTrial) -> bool:
-    return trial.state.is_finished()
+def tell(book: Book, points: Points, solver: str, results: Sequence[tuple[Trial, Result]]) -> None:
+    """Write the points of trials, then their results, which close them: after a crash in between they are
+    open, and run again. From here on the book has their results no more."""
+    lines = [points_of(f"{solver}/{trial.number}", result) for trial, result in results]
+    entries = []
+    for (trial, result), seal in zip(results, points.append(lines), strict=True):
+        attributes = {RESULT: result_to_json(solver, trial.number, result) | {SEAL: seal}}
+        entries += closed(trial, attributes, None if result.state == "failed" else result.objective)
+    book.write(entries)
+    for trial, _ in results:
+        trial.attributes.clear()
 
 
-def tell(trial: Trial, solver: str, result: Result) -> None:
-    """Write a result, then close the trial: a crash in between leaves it running, to be run again."""
-    trial.set_user_attr(RESULT, result_to_json(solver, trial.number, result))
-    if result.state == "failed":
-        trial.study.tell(trial, state=TrialState.FAIL)
-    else:
-        trial.study.tell(trial, result.objective)
+def points_of(trial: str, result: Result) -> bytes:
+    return points_line(trial, columns(result.curve), columns(result.evaluations))
 
 
 def result_to_json(solver: str, number: int, result: Result) -> dict[str, Any]:
-    """A result as the journal holds it: plain, and with the trial that it belongs to."""
-    plain: dict[str, Any] = _to_json(dataclasses.asdict(result))
-    return {TRIAL: f"{solver}/{number}"} | plain
+    """A result as the journal holds it: plain, without points, and with the trial that it belongs to."""
+    values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name not in CURVES}
+    return {TRIAL: f"{solver}/{number}", **_to_json(values)}
 
 
 def _to_json(value: Any) -> Any:
-    """Numbers that JSON lacks as the words inf, -inf and nan, so that any reader can open the journal."""
     if isinstance(value, dict):
         return {key: _to_json(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_to_json(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return plain(value)
 
 
 def _floats(values: dict[str, Any]) -> dict[str, float]:
     return {key: float(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
-def result_of(trial: FrozenTrial) -> Result:
-    return result_from_json(trial.user_attrs[RESULT])
+def result_of(trial: Trial) -> Result:
+    """Without its points."""
+    return result_from_json(trial.attributes[RESULT])
 
 
-def result_from_json(plain: dict[str, Any]) -> Result:
-    values = {key: value for key, value in plain.items() if key != TRIAL}
+def result_from_json(head: Mapping[str, Any]) -> Result:
+    """Without its points."""
+    values = {key: value for key, value in head.items() if key not in (TRIAL, SEAL, *CURVES)}
     values |= {key: _floats(values[key]) for key in ("metrics", "ledger")}
     values["objective"] = float(values["objective"])
-    values["curve"] = [_floats(point) for point in values["curve"]]
-    values["evaluations"] = [_floats(point) for point in values.get("evaluations", [])]
     return Result(**values)
+
+
+# --- the record as reports read it
 
 
 def load_record(folder: Path) -> Record:
     """The record of a study's folder, finished or not."""
     spec = read_spec(folder)
-    results = {
-        (solver, trial.number): result_of(trial)
-        for solver, trials in read_trials(folder, spec).items()
-        for trial in filter(told, trials)
-    }
     again = [load_record(place) for place in confirmations(folder)]
-    return dataclasses.replace(record_of(spec, results), confirmations=again)
+    return dataclasses.replace(record_of(spec, results_in(folder, spec)), confirmations=again)
 
 
-def record_of(spec: StudySpec, results: Mapping[tuple[str, int], Result]) -> Record:
-    """results: by solver and number."""
+def record_of(spec: StudySpec, results: Results) -> Record:
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    points: list[dict[str, Any]] = []
-    evaluations: list[dict[str, Any]] = []
-    for (solver, number), result in results.items():
+    frames = {kind: _Columns() for kind in CURVES}
+    for (solver, number), one in results.items():
         identity = {"solver": solver, "number": number, "trial": f"{solver}/{number}"}
-        rows.append(identity | _row(spec, result))
-        points += [identity | _point(point) for point in result.curve]
-        evaluations += [identity | _point(point) for point in result.evaluations]
-    frames = [pd.DataFrame(found) for found in (rows, points, evaluations)]
-    return Record(spec.model_dump(), frames[0], frames[1], frames[2])
+        rows.append(identity | _row(spec, result_from_json(one.head)))
+        points = read_line(one.line())
+        for kind, frame in frames.items():
+            frame.add(identity, points[kind])
+    curves, evaluations = (frames[kind].frame() for kind in CURVES)
+    return Record(spec.model_dump(), pd.DataFrame(rows), curves, evaluations)
+
+
+class _Columns:
+    """The points of many trials, made arrays of as they come: millions of Python's numbers fill a memory."""
+
+    ROWS = 50_000
+
+    def __init__(self) -> None:
+        self._held: dict[str, list[Any]] = {}
+        self._rows = 0
+        self._parts: list[pd.DataFrame] = []
+
+    def add(self, identity: Mapping[str, Any], points: Mapping[str, list[Any]]) -> None:
+        rows = len(next(iter(points.values()), []))
+        named = {name: [value] * rows for name, value in identity.items()}
+        named |= {_column(name): values for name, values in points.items()}
+        for name, values in named.items():
+            held = self._held.setdefault(name, [])
+            held += [None] * (self._rows - len(held))
+            held += values
+        self._rows += rows
+        if self._rows >= self.ROWS:
+            self._pack()
+
+    def _pack(self) -> None:
+        import pandas as pd
+
+        whole = {name: held + [None] * (self._rows - len(held)) for name, held in self._held.items()}
+        words = {"solver", "trial"}
+        arrays = {n: values if n in words else _numbers(values) for n, values in whole.items()}
+        self._parts.append(pd.DataFrame(arrays))
+        self._held, self._rows = {}, 0
+
+    def frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        if self._rows:
+            self._pack()
+        return pd.concat(self._parts, ignore_index=True) if self._parts else pd.DataFrame()
+
+
+def _numbers(values: list[Any]) -> np.ndarray:
+    """Whole numbers where all are."""
+    import numpy as np
+
+    found = np.array(values)
+    return found if found.dtype.kind in "if" else np.array(values, dtype=float)
 
 
 def confirmations(folder: Path) -> list[Path]:
@@ -211,7 +298,7 @@ def _row(spec: StudySpec, result: Result) -> dict[str, Any]:
     plain = {
         field.name: getattr(result, field.name)
         for field in dataclasses.fields(result)
-        if field.name not in ("config", "metrics", "ledger", "curve", "evaluations")
+        if field.name not in ("config", "metrics", "ledger", *CURVES)
     }
     return {
         **plain,
@@ -223,14 +310,11 @@ def _row(spec: StudySpec, result: Result) -> dict[str, Any]:
     }
 
 
-def _point(point: dict[str, float]) -> dict[str, float]:
-    """A point of a curve with the column names of the trials."""
+@lru_cache(maxsize=1024)
+def _column(name: str) -> str:
+    """What trials call a number that points have."""
     from harness.budget import KINDS
 
-    named = {}
-    for key, value in point.items():
-        if key in ("upper_iteration", "seconds", "share", "evaluation_samples"):
-            named[key] = value
-        else:
-            named[f"{'ledger' if key in (*KINDS, 'total') else 'metric'}.{key}"] = value
-    return named
+    if name in ("upper_iteration", "seconds", "share", "evaluation_samples"):
+        return name
+    return f"{'ledger' if name in (*KINDS, 'total') else 'metric'}.{name}"

@@ -14,45 +14,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
-
+from harness.book import COMPLETE, FAILED, RUNNING, Book, Trial, new_trial
 from harness.errors import HarnessError
-from harness.journal import opened
+from harness.journal import mend, opened
+from harness.points import POINTS, Points
 from harness.record import (
     EARLIER,
     JOURNAL,
     RESULT,
+    SEAL,
     SPEC,
     TRIAL,
     named,
-    open_storage,
     own,
     read_trials,
+    require_points,
     require_same,
-    result_from_json,
     result_of,
     study_name,
-    told,
 )
 from harness.runner import Result
 from harness.spec import LISTING, NAME, StudySpec, grown, read_spec
 
-Results = dict[tuple[str, int], dict[str, Any]]
+Heads = dict[tuple[str, int], dict[str, Any]]
 """By solver and number, a result as the journal holds it."""
 
 
-def write_journal(folder: Path, spec: StudySpec, trials: Mapping[str, Sequence[FrozenTrial]]) -> None:
+def write_journal(folder: Path, spec: StudySpec, trials: Mapping[str, Sequence[Trial]]) -> None:
     """Put a journal of these trials, by solver in order of their numbers, in the place of the folder's."""
     for left in folder.glob(".journal-*"):  # by a crash
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".journal-", dir=folder) as scratch:
-        storage = open_storage(Path(scratch))
+        book = Book(Path(scratch) / JOURNAL)
         for solver in trials:
-            study = optuna.create_study(storage=storage, study_name=study_name(spec, solver))
-            study.set_user_attr(SPEC, spec.of(solver).model_dump(mode="json"))
-            study.add_trials(trials[solver])
+            mine = {SPEC: spec.of(solver).model_dump(mode="json")}
+            study = book.study(study_name(spec, solver), mine)
+            kinds = {} if spec.sampler == LISTING else spec.spaces()[solver].distributions()
+            book.write(
+                [
+                    new_trial(study, trial.params, kinds, trial.attributes, _state(trial), trial.value)
+                    for trial in trials[solver]
+                ]
+            )
         os.replace(Path(scratch) / JOURNAL, folder / JOURNAL)
+
+
+def _state(trial: Trial) -> int:
+    if not trial.told:
+        return RUNNING
+    return FAILED if trial.value is None else COMPLETE
 
 
 # --- trials to run again
@@ -75,23 +85,18 @@ def reopen(folder: Path, old: StudySpec, new: StudySpec, again: Again) -> None:
     they had; what was recorded stays beside them as the attribute "earlier"."""
     if not again.failed and not again.redo:
         return
-    trials: dict[str, list[FrozenTrial]] = {}
+    trials: dict[str, list[Trial]] = {}
     for solver, told_or_not in read_trials(folder, old).items():
         trials[solver] = [
-            _opened(solver, trial) if told(trial) and again(solver, result_of(trial)) else trial
+            _opened(solver, trial) if trial.told and again(solver, result_of(trial)) else trial
             for trial in told_or_not
         ]
     write_journal(folder, new, trials)
 
 
-def _opened(solver: str, trial: FrozenTrial) -> FrozenTrial:
-    earlier = [*trial.user_attrs.get(EARLIER, []), named(solver, trial)]
-    return create_trial(
-        state=TrialState.RUNNING,
-        params=trial.params,
-        distributions=trial.distributions,
-        user_attrs={EARLIER: earlier},
-    )
+def _opened(solver: str, trial: Trial) -> Trial:
+    earlier = [*trial.attributes.get(EARLIER, []), named(solver, trial)]
+    return Trial(trial.number, trial.place, trial.params, {EARLIER: earlier})
 
 
 # --- what is damaged
@@ -99,7 +104,8 @@ def _opened(solver: str, trial: FrozenTrial) -> FrozenTrial:
 
 def repair(folder: Path) -> list[str]:
     """Write study.json and the journal anew from what verifies, all of it sealed; in words, what was kept and
-    dropped. The files as they were stay beside the new ones."""
+    dropped. The files as they were stay beside the new ones. Points stay where they are: a result whose
+    points are damaged is dropped."""
     if _sound(folder):
         return [f"{folder}: nothing is damaged"]
     path = folder / JOURNAL
@@ -115,13 +121,18 @@ def repair(folder: Path) -> list[str]:
         said.append(f"{NAME}: restored from {JOURNAL}")
         _set_aside(folder / NAME)
         spec.write(folder)
+    mend(folder / POINTS)
+    places = {"", *Points(folder).places()}
     results, earlier = _results(spec, entries)
-    results = _unsealed(folder, spec, lines[:bare]) | results
+    whole = {key: head for key, head in results.items() if head.get(SEAL, "") in places}
+    if len(whole) < len(results):
+        said.append(f"{POINTS}: the points of {len(results) - len(whole)} trials are missing or damaged")
+    results = _unsealed(folder, spec, lines[:bare]) | whole
     trials = {solver: list(trials_of(spec, solver, results, earlier)) for solver in spec.solvers}
     _set_aside(path)
     write_journal(folder, spec, {solver: found for solver, found in trials.items() if found})
     for solver, found in trials.items():
-        kept = sum(map(told, found))
+        kept = sum(trial.told for trial in found)
         said.append(
             f"{solver}: {kept} of {spec.trials_of(solver)} trials kept, the run command makes the rest again"
         )
@@ -130,7 +141,7 @@ def repair(folder: Path) -> list[str]:
 
 def _sound(folder: Path) -> bool:
     try:
-        read_trials(folder, read_spec(folder))
+        require_points(folder, read_trials(folder, read_spec(folder)))
         with (folder / JOURNAL).open("rb") as file:
             return all(opened(line)[1] is not None for line in file if line.endswith(b"\n"))
     except (HarnessError, OSError):
@@ -165,10 +176,10 @@ def _spec_of(folder: Path, entries: Sequence[dict[str, Any]]) -> StudySpec:
     return whole
 
 
-def _results(spec: StudySpec, entries: Sequence[dict[str, Any]]) -> tuple[Results, dict[str, list[Any]]]:
+def _results(spec: StudySpec, entries: Sequence[dict[str, Any]]) -> tuple[Heads, dict[str, list[Any]]]:
     """Every sealed result under the trial that it names, the last where a trial has two; and by trial, what
     was recorded before it was opened to run again."""
-    found: Results = {}
+    found: Heads = {}
     earlier: dict[str, list[Any]] = {}
     for entry in entries:
         attributes = entry.get("user_attr", {}) | entry.get("user_attrs", {})
@@ -181,60 +192,43 @@ def _results(spec: StudySpec, entries: Sequence[dict[str, Any]]) -> tuple[Result
     return found, earlier
 
 
-def _unsealed(folder: Path, spec: StudySpec, lines: Sequence[bytes]) -> Results:
+def _unsealed(folder: Path, spec: StudySpec, lines: Sequence[bytes]) -> Heads:
     """The results of lines from before there were seals, which belong to the trial where they stand."""
     with tempfile.TemporaryDirectory(prefix=".journal-", dir=folder) as name:
-        scratch = Path(name)
+        journal = Path(name) / JOURNAL
 
         def fails(number: int) -> bool:
-            (scratch / JOURNAL).write_bytes(b"".join(lines[:number]))
+            journal.write_bytes(b"".join(lines[:number]))
             try:
-                open_storage(scratch)
+                Book(journal)
             except HarnessError:
                 return True
             return False
 
         fails(bisect.bisect_left(range(len(lines) + 1), True, key=fails) - 1)
-        storage = open_storage(scratch)
-        found: Results = {}
-        for study in storage.get_all_studies():
-            solver = study.study_name.removeprefix(study_name(spec, ""))
-            for trial in storage.get_all_trials(storage.get_study_id_from_name(study.study_name)):
-                if solver in spec.solvers and told(trial) and own(spec, solver, trial):
+        found: Heads = {}
+        for name, study in Book(journal).studies.items():
+            solver = name.removeprefix(study_name(spec, ""))
+            for trial in study.trials:
+                if solver in spec.solvers and trial.told and own(spec, solver, trial):
                     found[solver, trial.number] = named(solver, trial)
         return found
 
 
 def trials_of(
-    spec: StudySpec, solver: str, results: Results, earlier: Mapping[str, list[Any]]
-) -> Iterator[FrozenTrial]:
+    spec: StudySpec, solver: str, heads: Heads, earlier: Mapping[str, list[Any]]
+) -> Iterator[Trial]:
     """The trials of a solver in order, those without a result open."""
-    distributions = {} if spec.sampler == LISTING else spec.spaces()[solver].distributions()
-    numbers = [number for name, number in results if name == solver]
+    searched = [] if spec.sampler == LISTING else list(spec.spaces()[solver].searched())
+    numbers = [number for name, number in heads if name == solver]
     for number in range(max(numbers, default=-1) + 1):
         before = earlier.get(f"{solver}/{number}")
-        attributes: dict[str, Any] = {EARLIER: before} if before else {}
-        plain = results.get((solver, number))
-        if plain is None:
-            yield create_trial(state=TrialState.RUNNING, user_attrs=attributes)
-            continue
-        result = result_from_json(plain)
-        attributes[RESULT] = plain
-        score = None if result.state == "failed" else result.objective
-        try:
-            params = {name: result.config[name] for name in distributions}
-            yield _told(attributes, score, params, distributions)
-        except (KeyError, ValueError):  # a published configuration lies outside its range
-            yield _told(attributes, score, {}, {})
-
-
-def _told(
-    attributes: dict[str, Any], score: float | None, params: dict[str, Any], distributions: dict[str, Any]
-) -> FrozenTrial:
-    state = TrialState.FAIL if score is None else TrialState.COMPLETE
-    return create_trial(
-        state=state, value=score, params=params, distributions=distributions, user_attrs=attributes
-    )
+        trial = Trial(number, number, {}, {EARLIER: before} if before else {})
+        if (head := heads.get((solver, number))) is not None:
+            trial.attributes[RESULT], trial.told = head, True
+            trial.params = {name: head["config"][name] for name in searched if name in head["config"]}
+            trial.value = None if head["state"] == "failed" else float(head["objective"])
+        yield trial
 
 
 def _set_aside(path: Path) -> None:

@@ -10,33 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 from filelock import FileLock, Timeout
-from optuna.trial import Trial
 
-from harness.draws import sampler
+from harness.book import Book, OptunaStudy, Trial, new_trial, with_params
+from harness.draws import draws
 from harness.errors import HarnessError
 from harness.journal import mend
 from harness.params import check_values, parameters
 from harness.plugins import keep_sources
+from harness.points import POINTS, Points
 from harness.problem import Problem
-from harness.record import (
-    JOURNAL,
-    SPEC,
-    open_storage,
-    require_own,
-    require_same,
-    result_of,
-    study_name,
-    tell,
-    told,
-)
+from harness.record import JOURNAL, SPEC, require_points, result_of, study_name, tell, trials_in
 from harness.repair import Again, reopen
 from harness.runner import Result, failed, first_cost
 from harness.share import WHOLE, Share
 from harness.sizing import Packing
 from harness.solver import Solver
-from harness.space import Entry
 from harness.spec import LISTING, NAME, StudySpec, differences, grown, read_spec, with_sources
 from harness.surroundings import restored
 from harness.worker import Pack
@@ -96,65 +85,73 @@ class Study:
         self.in_flight = 0
         self._trials: dict[tuple[str, int], Trial] = {}
         self._queue: deque[Pack] = deque()
-        self._storage = open_storage(folder)
+        self._book, self._points = Book(folder / JOURNAL), Points(folder)
+        self._kinds = {solver: space.distributions() for solver, space in self.spaces.items()}
+        self._tally()
         self._studies = {solver: self._open(solver) for solver in solvers}
+        self._draws = {
+            solver: draws(spec.sampler, spec.search_seed, solver, self.spaces, study.trials)
+            for solver, study in self._studies.items()
+        }
         self._refill = itertools.chain.from_iterable(
             itertools.zip_longest(*(self._windows(solver) for solver in solvers))
         )
 
-    def _open(self, solver: str) -> optuna.Study:
-        study = optuna.create_study(
-            storage=self._storage,
-            study_name=study_name(self.spec, solver),
-            load_if_exists=True,
-            direction="minimize",
-        )
-        require_same(self.folder, self.spec, study.user_attrs)
-        mine = self.spec.of(solver).model_dump(mode="json")
-        if study.user_attrs.get(SPEC) != mine:
-            study.set_user_attr(SPEC, mine)
-        trials = study.get_trials(deepcopy=False)
-        study.sampler = sampler(self.spec.sampler, self.spec.search_seed, solver, self.spaces, len(trials))
-        for trial in filter(told, trials):
-            require_own(self.folder, self.spec, solver, trial)
-            if self.share.has(trial.number):
-                self.tallies[solver].add(result_of(trial))
-        return study
+    def _tally(self) -> None:
+        """Count what is told, and keep no more of it: a driver has no use for results."""
+        trials = trials_in(self._book, self.folder, self.spec)
+        require_points(self.folder, trials)
+        for solver, some in trials.items():
+            for trial in some:
+                if trial.told and solver in self.tallies and self.share.has(trial.number):
+                    self.tallies[solver].add(result_of(trial))
+                trial.attributes.clear()
+
+    def _open(self, solver: str) -> OptunaStudy:
+        mine = {SPEC: self.spec.of(solver).model_dump(mode="json")}
+        return self._book.study(study_name(self.spec, solver), mine)
 
     def _windows(self, solver: str) -> Iterator[list[Pack]]:
         """First what an earlier session left unfinished, then new configurations, in packs."""
-        study = self._studies[solver]
+        trials, whole = self._studies[solver].trials, self.spec.trials_of(solver)
         size = self.packing.most * (1 if self.spec.sampler == "tpe" else WINDOW)
-        trials = study.get_trials(deepcopy=False)
-        new = self.spec.trials_of(solver) - len(trials)
-        left = [t.number for t in trials if not t.state.is_finished() and self.share.has(t.number)]
-        asked = [self._again(study, number) for number in left]
-        while True:
-            while len(asked) < size and new > 0:
-                trial = study.ask()  # also another share's, which stays open: numbers follow from their order
-                asked += [trial] if self.share.has(trial.number) else []
-                new -= 1
-            if not asked:
-                return
-            window, asked = asked[:size], asked[size:]
-            yield self._packs(solver, {t.number: self._configuration(solver, t) for t in window})
+        left = [trial for trial in trials if not trial.told]
+        for window in _in(size, [trial for trial in left if self.share.has(trial.number)]):
+            yield self._packs(solver, {trial.number: self._again(solver, trial) for trial in window})
+        while len(trials) < whole:
+            # also another share's, which stays open: numbers follow from their order
+            numbers = range(len(trials), min(len(trials) + size * self.share.of, whole))
+            yield self._packs(solver, self._new(solver, numbers))
 
-    def _again(self, study: optuna.Study, number: int) -> Trial:
-        """A trial that was asked for before an interruption."""
-        place = self._storage.get_study_id_from_name(study.study_name)
-        return Trial(study, self._storage.get_trial_id_from_study_id_trial_number(place, number))
+    def _new(self, solver: str, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The configurations of new trials, but for those of other shares."""
+        study = self._studies[solver]
+        drawn = {n: {} if self._listed else self._draws[solver].draw(n) for n in numbers}
+        self._book.write([new_trial(study, drawn[n], self._kinds[solver], {}) for n in numbers])
+        mine = [n for n in numbers if self.share.has(n)]
+        return {n: self._configuration(solver, study.trials[n], drawn[n]) for n in mine}
 
-    def _configuration(self, solver: str, trial: Trial) -> dict[str, Any]:
-        """Listed, or drawn, or read back where it was drawn before an interruption; a parameter that an old
-        folder lacks has its default."""
+    def _again(self, solver: str, trial: Trial) -> dict[str, Any]:
+        """The configuration of a trial that was asked for before an interruption."""
+        drawn = dict(trial.params)
+        if not self._listed and not set(self._kinds[solver]) <= set(drawn):
+            drawn = self._draws[solver].draw(trial.number) | drawn
+            self._book.write(with_params(trial, drawn, self._kinds[solver]))
+        return self._configuration(solver, trial, drawn)
+
+    @property
+    def _listed(self) -> bool:
+        return self.spec.sampler == LISTING
+
+    def _configuration(self, solver: str, trial: Trial, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """Listed, or drawn; a parameter that an old folder lacks has its default."""
         self._trials[solver, trial.number] = trial
-        if self.spec.sampler == LISTING:
-            return check_values(self.solvers[solver], self.spec.solvers[solver].configs[trial.number], solver)
-        space = self.spaces[solver]
-        drawn = {name: _value(trial, name, entry) for name, entry in space.searched().items()}
-        if trial.number == 0:
-            drawn |= space.published
-        return check_values(self.solvers[solver], space.resolve(drawn), solver)
+        space, values = self.spaces[solver], {}
+        if self._listed:
+            values = self.spec.solvers[solver].configs[trial.number]
+        else:
+            values = space.resolve({**drawn, **(space.published if trial.number == 0 else {})})
+        return check_values(self.solvers[solver], values, solver)
 
     def _packs(self, solver: str, configs: dict[int, dict[str, Any]]) -> list[Pack]:
         """Packs of trials that agree on the shared parameters, dear ones first."""
@@ -195,8 +192,10 @@ class Study:
     def record(self, pack: Pack, results: Sequence[Result]) -> None:
         """Write the results of a pack; from here on they are safe."""
         self.in_flight -= 1
-        for number, result in zip(pack.numbers, results, strict=True):
-            tell(self._trials.pop((pack.solver, number)), pack.solver, result)
+        trials = [self._trials.pop((pack.solver, number)) for number in pack.numbers]
+        tell(self._book, self._points, pack.solver, list(zip(trials, results, strict=True)))
+        for trial, result in zip(trials, results, strict=True):
+            self._draws[pack.solver].tell(trial.number, trial.value)
             self.tallies[pack.solver].add(result)
 
     def died(self, pack: Pack, reason: str) -> None:
@@ -217,11 +216,9 @@ class Study:
         return all(tally.told >= tally.trials for tally in self.tallies.values())
 
 
-def _value(trial: Trial, name: str, entry: Entry) -> Any:
-    if "choices" in entry:
-        return trial.suggest_categorical(name, entry["choices"])
-    suggest = trial.suggest_int if entry["integer"] else trial.suggest_float
-    return suggest(name, entry["low"], entry["high"], log=entry["log"])
+def _in(size: int, trials: Sequence[Trial]) -> Iterator[Sequence[Trial]]:
+    """One after another, so many at once."""
+    return (trials[first : first + size] for first in range(0, len(trials), size))
 
 
 @contextmanager
@@ -248,7 +245,8 @@ def locked(folder: Path, spec: StudySpec, again: Again) -> Iterator[StudySpec]:
     _no_file(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with sole_driver(folder):
-        mend(folder / JOURNAL)
+        for name in (JOURNAL, POINTS):
+            mend(folder / name)
         old = read_spec(folder) if (folder / NAME).exists() else None
         whole = agreed(folder, spec, again.redo)
         keep_sources(folder, spec.plugins)

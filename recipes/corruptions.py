@@ -2,8 +2,8 @@
 
     python -m recipes.corruptions --rounds 400 --out docs/results/robustness.md
 
-Each round copies the folder of a finished study, damages its journal or its study.json in one way at a
-random place, and reads it. The outcome is one of:
+Each round copies the folder of a finished study, damages its journal, its points or its study.json
+in one way at a random place, and reads it. The outcome is one of:
 
     refused     an error of one line; then `harness repair`, and what is read afterwards counts as well
     equal       the record as it was
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.points import POINTS
 from harness.record import JOURNAL, Record, load_record
 from harness.repair import repair
 from harness.spec import NAME
@@ -134,7 +135,7 @@ def read(folder: Path, whole: Record) -> str:
 def one_round(folder: Path, whole: Record, draw: random.Random, finish: bool) -> tuple[str, str, str]:
     """Damage a copy of a study; the way, what was read, and what was read after a repair (and the run command
     again, where it is asked for)."""
-    way, name = draw.choice(WAYS), draw.choice((JOURNAL, JOURNAL, NAME))
+    way, name = draw.choice(WAYS), draw.choice((JOURNAL, JOURNAL, POINTS, NAME))
     file = folder / name
     file.write_bytes(way(file.read_bytes(), draw))
     first = read(folder, whole)

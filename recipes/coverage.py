@@ -44,7 +44,7 @@ def tuning(studies: int, rng: np.random.Generator) -> Iterator[tuple[str, str, s
             values, truth = quantile(ranks), quantile(level)
             inside = []
             for study in values:
-                lower, upper = statistics.best_of_n_band(study, low, high)
+                lower, upper = statistics.best_of_n_band(study, np.arange(1, len(study) + 1), low, high)
                 inside.append(bool(((lower <= truth) & (truth <= upper)).all()))
             if name == "normal":  # of ranks only: the same for all continuous distributions
                 whole = ((low[1:] <= ranks) & (ranks <= high[:-1])).all(axis=1)

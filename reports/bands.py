@@ -20,6 +20,7 @@ from platformdirs import user_cache_path
 
 METHOD = "ld_equal_tailed"
 LEVEL = 0.95
+MOST, RANKS = 1000, 100
 
 
 @lru_cache(maxsize=32)
@@ -27,8 +28,10 @@ def cdf_band(size: int, level: float = LEVEL) -> tuple[NDArray[np.float64], NDAr
     """`(low, high)`, each `(N + 1,)`: bounds of F on [x_(j), x_(j+1)), j = 0, ..., N, from N draws.
 
     opda simulates its cut-off, for seconds to minutes; it depends on N and the level only and is kept in the
-    user's cache.
+    user's cache. For N above MOST, where that takes hours, `by_ranks`.
     """
+    if size > MOST:
+        return by_ranks(size, level)
     path = _cache() / f"{METHOD}-{size}-{level:g}.json"
     try:
         low, high = (np.array(bounds, dtype=float) for bounds in json.loads(path.read_text("utf-8")))
@@ -38,6 +41,22 @@ def cdf_band(size: int, level: float = LEVEL) -> tuple[NDArray[np.float64], NDAr
         pass  # not there yet, or damaged: made anew
     low, high = _made(size, level)
     _keep(path, json.dumps([low.tolist(), high.tolist()]))
+    return low, high
+
+
+def by_ranks(size: int, level: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`(low, high)` as of `cdf_band`, which covers F at least at its level: F(x_(j)) is Beta(j, N - j + 1),
+    exact intervals at some ranks hold together by Bonferroni's inequality, and F rises between them."""
+    from scipy.stats import beta
+
+    tails = np.geomspace(1, size, RANKS)  # close to each other where F is steep on a log axis
+    spread = np.concatenate([tails, size + 1 - tails, np.linspace(1, size, RANKS)])
+    ranks = np.unique(spread.round().astype(int))
+    tail = (1 - level) / 2 / ranks.size
+    below, above = (beta.ppf(q, ranks, size - ranks + 1) for q in (tail, 1 - tail))
+    place = np.arange(size + 1)
+    low = np.append(0.0, below)[np.searchsorted(ranks, place, side="right")]
+    high = np.append(above, 1.0)[np.searchsorted(ranks, place, side="right")]
     return low, high
 
 

@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
+MOST = 5000
+"""Trials that a page lists."""
+
+
 def render(view: View, tables: list[Table], pictures: list[Picture], folder: Path) -> str:
     """The page; `folder` holds the saved files of `pictures`."""
+    trials = listed(view)
     return _template("page.html.j2").render(
         view=view,
         answer=answer(view),
         tables=[(table, _downloads(table)) for table in tables],
         pictures=[(picture, _embedded(picture, folder)) for picture in pictures],
-        trials=trial_columns(view),
-        rows=list(zip(view.trials["trial"].astype(str), outcome(view.trials).astype(str), strict=True)),
+        trials=trial_columns(view, trials),
+        rows=list(zip(trials["trial"].astype(str), outcome(trials).astype(str), strict=True)),
         solvers={s: view.spec["solvers"].get(s, {}) for s in view.solvers},
     )
 
@@ -58,9 +63,17 @@ def _template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def trial_columns(view: View) -> list[Column]:
-    """Every trial with its outcome, scores, configuration and cost."""
-    trials = view.trials
+def listed(view: View) -> pd.DataFrame:
+    """The trials of the page: all, and of more than a browser can show the best of every solver."""
+    if len(view.trials) <= MOST:
+        return view.trials
+    each = MOST // len(view.solvers)
+    best = [view.of_solver(s).sort_values("objective", kind="stable").head(each) for s in view.solvers]
+    return pd.concat(best).sort_index()
+
+
+def trial_columns(view: View, trials: pd.DataFrame) -> list[Column]:
+    """Trials with their outcomes, scores, configurations and costs."""
     kinds = outcome(trials)
     columns = [
         Column("Trial", list(trials["trial"].astype(str)), list(trials["number"])),

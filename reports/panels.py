@@ -22,6 +22,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 QUIET = "#8a8a8a"
+MANY = 2000
+"""More points than that are drawn as pixels, also in PDF and SVG, which no viewer opens with every one."""
 OUTCOME_MARKS: dict[str, dict[str, Any]] = {
     "completed": {"marker": "o"},
     "did not fit": {"marker": "o", "facecolors": "none", "edgecolors": QUIET},
@@ -104,17 +106,18 @@ def sensitivity(axes: Axes, view: View, solver: str, name: str) -> Axes:
     objective = trials["objective"].to_numpy(dtype=float)
     scored = np.isfinite(objective)
     kinds = outcome(trials).where(scored, "failed")
-    colour = look(view, solver).colour
+    colour, many = look(view, solver).colour, len(trials) > MANY
     for kind, mark in OUTCOME_MARKS.items():
         rows = np.asarray(kinds == kind)
-        style = (
+        style: dict[str, Any] = (
             {"color": colour, "alpha": 0.65, "linewidths": 0} if kind == "completed" else {"linewidths": 0.7}
         )
         if kind == "failed":
             top = np.full(rows.sum(), 0.96)
-            axes.scatter(across[rows], top, s=12, transform=axes.get_xaxis_transform(), **mark, **style)
+            style |= {"transform": axes.get_xaxis_transform(), "rasterized": many}
+            axes.scatter(across[rows], top, s=12, **mark, **style)
         else:
-            axes.scatter(across[rows], objective[rows], s=10, zorder=3, **mark, **style)
+            axes.scatter(across[rows], objective[rows], s=10, zorder=3, rasterized=many, **mark, **style)
     if scored.any():
         filled = statistics.failures_last(objective)
         middle = statistics.running_median(across, filled, max(7, len(trials) // 6))
@@ -143,8 +146,10 @@ def spread(axes: Axes, view: View) -> Axes:
                 medianprops={"color": style.colour, "linewidth": 1.6},
             )
         dots: dict[str, Any] = {"marker": style.marker, "color": style.colour, "alpha": 0.6, "linewidths": 0}
+        dots["rasterized"] = len(trials) > MANY
         axes.scatter(across[there], objective[there], s=8, **dots)
         cross: dict[str, Any] = {"marker": "x", "color": "black", "linewidths": 0.7}
+        cross["rasterized"] = len(trials) > MANY
         top = np.full((~there).sum(), 0.98)
         axes.scatter(across[~there], top, s=10, transform=axes.get_xaxis_transform(), **cross)
     axes.set_xticks(range(len(view.solvers)), [two_lines(view.label(s)) for s in view.solvers])
@@ -159,7 +164,7 @@ def spread(axes: Axes, view: View) -> Axes:
 def shares(axes: Axes, view: View) -> Axes:
     """Share of all trials of a solver (failed ones included) at or below an objective, objective upwards."""
     for solver in view.solvers:
-        reached, share = statistics.share_at_or_below(view.of_solver(solver)["objective"])
+        reached, share = _thinned(*statistics.share_at_or_below(view.of_solver(solver)["objective"]))
         style = look(view, solver)
         if reached.size:
             label = text.mathtext(view.label(solver))
@@ -186,16 +191,18 @@ def tuning_curve(axes: Axes, view: View, solver: str, unit: str) -> Axes:
     if trials.empty:
         return note(axes, "no trial")
     values = statistics.failures_last(trials["objective"])
-    effort = _effort(trials, unit)
+    n = statistics.effort_grid(values.size)
+    effort = _effort(trials, unit)[n - 1]
     if not view.independent:
-        return drawn(axes, view, solver, effort, statistics.best_so_far(values), drawstyle="steps-post")
-    low, high = statistics.best_of_n_band(values, *bands.cdf_band(values.size))
+        best = statistics.best_so_far(values)[n - 1]
+        return drawn(axes, view, solver, effort, best, drawstyle="steps-post")
+    low, high = statistics.best_of_n_band(values, n, *bands.cdf_band(values.size))
     bounded = np.isfinite(low) & np.isfinite(high)
     axes.fill_between(
         effort[bounded], low[bounded], high[bounded], color=style.colour, alpha=0.13, linewidth=0
     )
-    drawn(axes, view, solver, effort[bounded], statistics.best_of_n_median(values)[bounded])
-    mean = statistics.best_of_n_mean(values)
+    drawn(axes, view, solver, effort[bounded], statistics.best_of_n_median(values, n)[bounded])
+    mean = statistics.best_of_n_mean(values, n)
     axes.plot(effort, mean, color=style.colour, linestyle=(0, (1, 1.5)), linewidth=0.9)
     return axes
 
@@ -205,9 +212,9 @@ def best_by_effort(axes: Axes, view: View, solver: str, unit: str) -> Axes:
     trials = view.draws(solver)
     if trials.empty or not np.isfinite(trials["objective"]).any():
         return axes
-    best = statistics.best_of_n_mean if view.independent else statistics.best_so_far
-    effort = _effort(trials, unit)
-    return drawn(axes, view, solver, effort, best(trials["objective"]))
+    n, values = statistics.effort_grid(len(trials)), trials["objective"]
+    best = statistics.best_of_n_mean(values, n) if view.independent else statistics.best_so_far(values)[n - 1]
+    return drawn(axes, view, solver, _effort(trials, unit)[n - 1], best)
 
 
 def _effort(trials: pd.DataFrame, unit: str) -> statistics.Floats:
@@ -239,13 +246,17 @@ def to_targets(axes: Axes, view: View, targets: Sequence[float], rng: np.random.
             continue
         found = [statistics.samples_to_target(points, f"metric.{view.objective}", t) for t in targets]
         total = np.concatenate([statistics.restarted(*pair, rng) for pair in found])
-        reached, share = statistics.share_at_or_below(total)
-        thin = np.unique(np.linspace(0, max(reached.size - 1, 0), min(reached.size, 200)).astype(int))
-        drawn(axes, view, solver, reached[thin], share[thin], drawstyle="steps-post")
+        drawn(axes, view, solver, *_thinned(*statistics.share_at_or_below(total)), drawstyle="steps-post")
     axes.set_ylim(0, 1)
     axes.set_xlabel("samples of the search, trial after trial")
     axes.set_ylabel("share of searches at their target")
     return log_axis(axes)
+
+
+def _thinned(reached: statistics.Floats, share: statistics.Floats) -> tuple[statistics.Floats, ...]:
+    """A distribution at 200 of its points: more cannot be told apart in print."""
+    kept = np.unique(np.linspace(0, max(reached.size - 1, 0), min(reached.size, 200)).astype(int))
+    return reached[kept], share[kept]
 
 
 def drawn(

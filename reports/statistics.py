@@ -36,8 +36,14 @@ def failures_last(values: ArrayLike) -> Floats:
     return ranked
 
 
-def best_of_n_mean(values: ArrayLike) -> Floats:
-    """Expected minimum of n of the N values drawn without replacement, for n = 1, ..., N.
+def effort_grid(size: int) -> NDArray[np.int64]:
+    """1, ..., N, of more than 200 those that can be told apart on a log axis."""
+    spread = np.geomspace(1, max(size, 1), 200).round().astype(int)
+    return np.arange(1, size + 1) if size <= 200 else np.unique(np.concatenate([np.arange(1, 101), spread]))
+
+
+def best_of_n_mean(values: ArrayLike, n: NDArray[np.int64]) -> Floats:
+    """Expected minimum of n of the N values drawn without replacement, for each n.
 
     With x_(1) <= ... <= x_(N), i the rank,
 
@@ -49,39 +55,40 @@ def best_of_n_mean(values: ArrayLike) -> Floats:
     2020, "Showing Your Work Doesn't Always Work".
     """
     ordered = np.sort(failures_last(values))
-    usable = np.isfinite(ordered)
-    expected = np.asarray(_best_of_n_weights(ordered.size)[:, usable] @ ordered[usable], dtype=float)
-    expected[: int((~usable).sum())] = np.inf
-    return expected
+    usable = int(np.isfinite(ordered).sum())
+    expected = [_best_of_n_weights(ordered.size, int(one), usable) @ ordered[:usable] for one in n]
+    return np.where(n > ordered.size - usable, np.asarray(expected, dtype=float), np.inf)
 
 
-def best_of_n_median(values: ArrayLike) -> Floats:
-    """Median of the best of n fresh trials, for n = 1, ..., N: the quantile 1 - 2^(-1/n) of the N values.
+def best_of_n_median(values: ArrayLike, n: NDArray[np.int64]) -> Floats:
+    """Median of the best of n fresh trials, for each n: the quantile 1 - 2^(-1/n) of the N values.
 
     The best of n exceeds y with probability (1 - F(y))^n, one half at that quantile of F; here F is the
     empirical distribution.
     """
     ordered = np.sort(failures_last(values))
-    place = np.ceil(_median_levels(ordered.size) * ordered.size - 1e-12).astype(int) - 1
+    place = np.ceil(_median_levels(n) * ordered.size - 1e-12).astype(int) - 1
     return np.asarray(ordered[place], dtype=float)
 
 
-def best_of_n_band(values: ArrayLike, cdf_low: Floats, cdf_high: Floats) -> tuple[Floats, Floats]:
-    """Band of the median of the best of n, for n = 1, ..., N: `(low, high)`, infinite where it has no bound.
+def best_of_n_band(
+    values: ArrayLike, n: NDArray[np.int64], cdf_low: Floats, cdf_high: Floats
+) -> tuple[Floats, Floats]:
+    """Band of the median of the best of n, for each n: `(low, high)`, infinite where it has no bound.
 
     cdf_low, cdf_high: `(N + 1,)`, a simultaneous band of the distribution F at level L: with probability L,
     cdf_low[j] <= F(y) <= cdf_high[j] for all y in [x_(j), x_(j+1)) and all j at once (`bands.cdf_band`). Then
     all medians lie in the band at once with probability L at least, whatever F is.
     """
     ordered = np.sort(failures_last(values))
-    level = _median_levels(ordered.size)
+    level = _median_levels(n)
     low = np.concatenate([[-np.inf], ordered])[np.searchsorted(cdf_high, level, side="left")]
     high = np.concatenate([[-np.inf], ordered, [np.inf]])[np.searchsorted(cdf_low, level, side="left")]
     return low, high
 
 
-def _median_levels(size: int) -> Floats:
-    return np.asarray(1 - 0.5 ** (1 / np.arange(1, size + 1)), dtype=float)
+def _median_levels(n: NDArray[np.int64]) -> Floats:
+    return np.asarray(1 - 0.5 ** (1 / n), dtype=float)
 
 
 def best_so_far(values: ArrayLike) -> Floats:
@@ -89,12 +96,11 @@ def best_so_far(values: ArrayLike) -> Floats:
     return np.asarray(np.minimum.accumulate(failures_last(values)), dtype=float)
 
 
-def _best_of_n_weights(size: int) -> Floats:
-    """`(N, N)`: row n - 1 holds C(N - i, n - 1) / C(N, n) for all i, as products that never overflow."""
-    n = np.arange(1, size + 1)[:, None]
-    i = np.arange(1, size)
+def _best_of_n_weights(size: int, n: int, ranks: int) -> Floats:
+    """C(N - i, n - 1) / C(N, n) for i = 1, ..., ranks, as products that never overflow."""
+    i = np.arange(1, max(ranks, 1))
     ratios = np.clip((size - i - n + 1) / (size - i), 0, None)
-    return np.asarray(n / size * np.cumprod(np.hstack([np.ones((size, 1)), ratios]), axis=1), dtype=float)
+    return np.asarray(n / size * np.cumprod(np.concatenate([[1.0], ratios])), dtype=float)[:ranks]
 
 
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -108,16 +114,17 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[f
 
 
 def running_median(x: ArrayLike, y: ArrayLike, window: int) -> tuple[Floats, Floats]:
-    """Median of x and of y over every `window` neighbours in x; empty with fewer points than that."""
+    """Median of x and of y over every `window` neighbours in x, of many windows over 200 of them; empty with
+    fewer points than one."""
     across, values = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if across.size < window:
         return np.empty(0), np.empty(0)
     order = np.argsort(across, kind="stable")
-    windows = np.lib.stride_tricks.sliding_window_view(
-        np.stack([across[order], values[order]]), window, axis=1
-    )
-    middle = np.median(windows, axis=2)
-    return middle[0], middle[1]
+    both = np.stack([across[order], values[order]])
+    last = across.size - window
+    starts = np.unique(np.linspace(0, last, min(last + 1, 200)).astype(int))
+    middle = np.array([np.median(both[:, start : start + window], axis=1) for start in starts])
+    return middle[:, 0], middle[:, 1]
 
 
 def share_at_or_below(values: ArrayLike) -> tuple[Floats, Floats]:
@@ -136,23 +143,25 @@ def sample_grid(curves: pd.DataFrame, budget: float, points: int = 80) -> Floats
     return np.geomspace(logged.min(), max(budget, logged.max()), points)
 
 
-def carried_forward(samples: ArrayLike, values: ArrayLike, grid: Floats) -> Floats:
-    """At every count of `grid` the last value logged at or before it; NaN before the first."""
-    at, logged = np.asarray(samples, dtype=float), np.asarray(values, dtype=float)
-    usable = ~np.isnan(logged) & np.isfinite(at)
-    order = np.argsort(at[usable], kind="stable")
-    at, logged = at[usable][order], logged[usable][order]
-    place = np.searchsorted(at, grid, side="right")
-    return np.concatenate([[np.nan], logged])[place]
-
-
 def on_grid(points: pd.DataFrame, column: str, grid: Floats) -> Floats:
-    """`(trials, grid)`: `column` of every trial of `points`, carried forward, trials in order of `number`.
+    """`(trials, grid)`: at every count of `grid` the last value of `column` at or before it, NaN before the
+    first; trials of `points` in order of `number`.
 
     Before its first upper iteration a trial stands at x0, where its first point is.
     """
-    rows = [carried_forward(t["ledger.total"], t[column], grid) for _, t in points.groupby("number")]
-    return np.stack(rows) if rows else np.empty((0, grid.size))
+    numbers, at, values = (points[name].to_numpy() for name in ("number", "ledger.total", column))
+    trials, row = np.unique(numbers, return_inverse=True)
+    usable = ~np.isnan(values.astype(float)) & np.isfinite(at.astype(float))
+    row, at, values = row[usable], at[usable].astype(float), values[usable].astype(float)
+    order = np.lexsort((at, row))
+    row, place, values = row[order], np.searchsorted(grid, at[order], side="left"), values[order]
+    last = np.append((row[1:] != row[:-1]) | (place[1:] != place[:-1]), True)[: row.size]
+    shown = last & (place < grid.size)
+    result = np.full((trials.size, grid.size), np.nan)
+    result[row[shown], place[shown]] = values[shown]
+    known = np.maximum.accumulate(np.where(np.isnan(result), -1, np.arange(grid.size)), axis=1)
+    carried = np.take_along_axis(result, np.maximum(known, 0), axis=1)
+    return np.where(known < 0, np.nan, carried)
 
 
 def quantiles(values: Floats, levels: Sequence[float]) -> Floats:
@@ -200,12 +209,17 @@ def samples_to_target(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Per trial of `points`, in order of number: samples at its first point at or below `target`, or at its
     last point where there is none, and whether there is one."""
-    used, reached = [], []
-    for _, trial in points.sort_values("ledger.total", kind="stable").groupby("number"):
-        hit = trial["ledger.total"][trial[objective] <= target]
-        reached.append(len(hit) > 0)
-        used.append(float(hit.iloc[0] if len(hit) else trial["ledger.total"].max()))
-    return np.array(used, dtype=float), np.array(reached, dtype=bool)
+    if points.empty:
+        return np.empty(0), np.empty(0, dtype=bool)
+    number, total = (points[name].to_numpy(dtype=float) for name in ("number", "ledger.total"))
+    order = np.lexsort((total, number))
+    number, total = number[order], total[order]
+    hit = points[objective].to_numpy(dtype=float)[order] <= target
+    begins = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
+    first = np.minimum.reduceat(np.where(hit, np.arange(hit.size), hit.size), begins)
+    reached = first < hit.size
+    used = np.where(reached, total[np.minimum(first, hit.size - 1)], np.fmax.reduceat(total, begins))
+    return used, reached
 
 
 def expected_running_time(used: ArrayLike, reached: ArrayLike) -> float:

@@ -17,9 +17,10 @@ from reports.view import LEDGER, View
 
 LEVEL_OF_TESTS = 0.05
 NEAR = 0.25
-TOP, FEWEST = 10, 20
+TOP, FEWEST, MOST = 10, 20, 2000
 INTERVAL = ", with the exact (Clopper-Pearson) 95 % interval where the search is random"
-"""The best trials that an importance rests on at least, and the trials that it needs."""
+"""The best trials that an importance rests on at least, the trials that it needs, and those that it takes: the
+first of independent draws are as good as any."""
 
 
 def all_tables(view: View, top: int) -> list[Table]:
@@ -323,7 +324,14 @@ def sensitivity(view: View) -> Table:
         others = trials.drop(index=winner) if winner in trials.index else trials
         within = int((others["objective"] <= near).sum()) if np.isfinite(near) else None
         share = _share(view, "near", within, len(others))
-        rows.append({"solver": solver, "trials": len(usable), **share, **_importances(view, solver, usable)})
+        rows.append(
+            {
+                "solver": solver,
+                "trials": len(usable),
+                **share,
+                **_importances(view, solver, usable.head(MOST)),
+            }
+        )
     data = pd.DataFrame(rows).reindex(columns=["solver", "trials", "near", "near low", "near high", *names])
     shown = [
         _words("Solver", data["solver"].map(view.label)),
@@ -339,8 +347,8 @@ def sensitivity(view: View) -> Table:
         f"is at most {text.parameter(near)} (the study's best and a quarter of its distance to the study's "
         f"median; the best trial itself left out){INTERVAL}; bold: largest. Then the importance of each "
         f"searched parameter: its share in what tells the best trials (a tenth, and {TOP} at least) from "
-        f"all (PED-ANOVA, Optuna), over the n drawn trials with a finite objective, where there are "
-        f"{FEWEST}; a description of these trials, without an interval"
+        f"all (PED-ANOVA, Optuna), over the n drawn trials with a finite objective, the first {MOST} of "
+        f"more, where there are {FEWEST}; a description of these trials, without an interval"
         f"{'; ' + view.legend if view.legend else ''}. {view.conditions}"
     )
     return Table("sensitivity", "Sensitivity", caption, shown, data)

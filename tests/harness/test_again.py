@@ -48,9 +48,9 @@ def test_failed_trials_run_again_where_it_is_asked_for(
     assert again["state"].eq("completed").all()
     assert again[["trial", "objective"]].equals(good[["trial", "objective"]])
     earlier = {
-        trial.number: trial.user_attrs[EARLIER]
+        trial.number: trial.attributes[EARLIER]
         for trial in read_trials(tmp_path / "s", read_spec(tmp_path / "s"))["flaky"]
-        if EARLIER in trial.user_attrs
+        if EARLIER in trial.attributes
     }
     assert set(earlier) == set(first[first["state"] == "failed"]["number"])
     assert all(kept["reason"].startswith("OSError: no space left") for (kept,) in earlier.values())

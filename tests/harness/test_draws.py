@@ -1,18 +1,19 @@
 """A draw depends on its place and on nothing else."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from harness.draws import RandomDraws, SobolDraws, at_quantile, grid_size, sampler
+from harness.draws import RandomDraws, SobolDraws, at_quantile, draws, grid_size
 from harness.errors import HarnessError
 from harness.space import Space
 
 SIZE = FloatDistribution(1e-4, 10.0, log=True)
 STEPS = IntDistribution(10, 10_000, log=True)
+NOTHING = Space("none", {})
 SPACES = {
     "a": Space(
         "a", {"n": {"low": 10, "high": 10_000, "log": True, "integer": True}, "s": {"choices": [1, 2, 3]}}
@@ -21,20 +22,16 @@ SPACES = {
 }
 
 
-def drawn(kind: str, solver: str, told: int = 0, trials: int = 6) -> list[dict[str, object]]:
-    study = optuna.create_study(sampler=sampler(kind, 3, solver, SPACES, told))
-    return [study.ask(SPACES[solver].distributions()).params for _ in range(trials)]
+def drawn(kind: str, solver: str, numbers: Sequence[int] = range(6)) -> list[dict[str, object]]:
+    own = draws(kind, 3, solver, SPACES)
+    return [own.draw(number) for number in numbers]
 
 
 @pytest.mark.parametrize("kind", ["random", "sobol"])
-def test_a_resumed_study_draws_what_it_would_have_drawn(kind: str) -> None:
+def test_a_draw_depends_on_its_number_only(kind: str) -> None:
     whole = drawn(kind, "a")
     assert whole == drawn(kind, "a") and len({p["n"] for p in whole}) == len(whole)
-    study = optuna.create_study(sampler=sampler(kind, 3, "a", SPACES, 0))
-    for _ in range(3):
-        study.ask(SPACES["a"].distributions())
-    study.sampler = sampler(kind, 3, "a", SPACES, 3)
-    assert [study.ask(SPACES["a"].distributions()).params for _ in range(3)] == whole[3:]
+    assert drawn(kind, "a", [3, 5, 4, 4, 0]) == [whole[n] for n in (3, 5, 4, 4, 0)]
 
 
 @pytest.mark.parametrize("kind", ["random", "sobol"])
@@ -49,11 +46,12 @@ def test_integers_are_the_floor_of_a_log_uniform_draw() -> None:
 
 
 def test_the_draws_are_log_uniform() -> None:
-    values = [math.log10(RandomDraws(1).value(n, "s", SIZE)) for n in range(2000)]
+    values = [math.log10(RandomDraws(1, NOTHING).value(n, "s", SIZE)) for n in range(2000)]
     counts = np.histogram(values, bins=5, range=(-4, 1))[0]
     assert counts.sum() == 2000 and (abs(counts - 400) < 100).all()
     names = ["s", "t"]
-    sobol = [math.log10(SobolDraws(1, names).value(n, "s", SIZE)) for n in range(64)]
+    sequence = SobolDraws(1, NOTHING, names)
+    sobol = [math.log10(sequence.value(n, "s", SIZE)) for n in range(64)]
     assert (np.histogram(sobol, bins=4, range=(-4, 1))[0] == 16).all()
 
 

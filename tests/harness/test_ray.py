@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.errors import HarnessError
-from harness.ray_executor import CONTEXT, PACK, SCRATCH, PackTrainable, StudySearcher, _clean
+from harness.ray_executor import CONTEXT, SCRATCH, PackTrainable, StudySearcher, _clean
 from harness.rules import Rules
 from harness.worker import Context, Pack
 from recipes.kills import workers
@@ -33,7 +33,7 @@ class _Given:
 
 
 def test_a_worker_that_cannot_be_set_up_is_no_trials_failure() -> None:
-    worker = PackTrainable({CONTEXT: CONTEXT_.to_json(), PACK: PACK_.to_json()})
+    worker = PackTrainable({CONTEXT: CONTEXT_.to_json()})
     study: Any = _Given()
     searcher = StudySearcher(study, CONTEXT_.to_json(), None)
     searcher.running["t"] = PACK_

@@ -1,7 +1,9 @@
 """The record: every line is sealed, a result names its trial, what is damaged is refused and mended."""
 
+import errno
 import json
 import math
+import os
 import random
 import shutil
 from pathlib import Path
@@ -9,11 +11,17 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
+from harness.book import Book, new_trial
 from harness.cli import app
 from harness.errors import HarnessError
+from harness.exchange import merge
 from harness.journal import Journal, mend, sealed
-from harness.record import JOURNAL, load_record, open_storage, result_of, tell
+from harness.points import POINTS, Points
+from harness.record import JOURNAL, RESULT, SEAL, load_record, result_from_json, tell
 from harness.repair import repair
 from harness.runner import Result
 from harness.spec import NAME, read_spec
@@ -27,7 +35,7 @@ TABLE3 = Path(__file__).parents[2] / "docs" / "results" / "table3"
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     journal = tmp_path / "journal.log"
     journal.write_bytes(BARE + sealed(ENTRY, 2) + BARE[:11])
-    assert len(list(Journal(journal).read_logs(0))) == 2
+    assert len(list(Journal(journal).read())) == 2
     mend(journal)
     assert journal.read_bytes() == BARE + sealed(ENTRY, 2)
 
@@ -45,17 +53,19 @@ def test_damage_inside_is_named_by_line(tmp_path: Path, first: bytes, damage: by
     journal = tmp_path / "journal.log"
     journal.write_bytes(first + damage + sealed(ENTRY, 3))
     with pytest.raises(HarnessError, match=r"journal\.log, line 2 is damaged.*harness repair"):
-        list(Journal(journal).read_logs(0))
+        list(Journal(journal).read())
 
 
 def test_a_line_without_a_seal_stands_before_all_sealed_ones(tmp_path: Path) -> None:
     journal = tmp_path / "journal.log"
     journal.write_bytes(BARE)
-    Journal(journal).append_logs([ENTRY, ENTRY])
+    open_journal = Journal(journal)
+    list(open_journal.read())
+    open_journal.append([ENTRY, ENTRY])
     assert journal.read_bytes() == BARE + sealed(ENTRY, 2) + sealed(ENTRY, 3)
     journal.write_bytes(journal.read_bytes() + BARE)
     with pytest.raises(HarnessError, match="line 4 is damaged: it has no seal"):
-        list(Journal(journal).read_logs(0))
+        list(Journal(journal).read())
 
 
 def test_a_damaged_record_is_refused_and_repaired_but_never_another(tmp_path: Path) -> None:
@@ -145,14 +155,135 @@ def test_the_repair_command_says_what_it_keeps(
 
 
 @pytest.mark.parametrize("objective", [1.5, math.inf])
-def test_every_objective_is_told_and_read_back(tmp_path: Path, objective: float) -> None:
-    study = optuna.create_study(storage=open_storage(tmp_path), study_name="p/s")
-    trial = study.ask()
+def test_every_objective_is_told_and_read_back_by_optuna_too(tmp_path: Path, objective: float) -> None:
+    book = Book(tmp_path / JOURNAL)
+    kinds = {
+        "n": IntDistribution(1, 9),
+        "w": CategoricalDistribution(["a", "b"]),
+        "far": FloatDistribution(0, 1),
+    }
+    params = {"n": 3, "w": "b", "far": 2.0}
+    book.write([new_trial(book.study("p/s", {"k": 1}), params, kinds, {})])
     curve = [{"upper_iteration": 1.0, "loss": math.nan}]
-    told = Result(config={"n": 1}, objective=objective, metrics={"loss": objective}, curve=curve)
-    tell(trial, "s", told)
-    (again,) = optuna.load_study(storage=open_storage(tmp_path), study_name="p/s").trials
-    assert again.state.is_finished()
-    read = result_of(again)
-    assert read.state == "completed" and read.objective == objective
-    assert math.isnan(read.curve[0]["loss"])
+    result = Result(config={"n": 3}, objective=objective, metrics={"loss": objective}, curve=curve)
+    tell(book, Points(tmp_path), "s", [(book.studies["p/s"].trials[0], result)])
+
+    again = optuna.load_study(
+        storage=JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL))), study_name="p/s"
+    )
+    (trial,) = again.trials
+    assert again.user_attrs == {"k": 1} and again.direction.name == "MINIMIZE"
+    assert trial.value == objective and trial.params == {
+        "n": 3,
+        "w": "b",
+    }  # no place for the other
+    assert trial.distributions == {"n": kinds["n"], "w": kinds["w"]} and trial.state.is_finished()
+    read = Book(tmp_path / JOURNAL).studies["p/s"].trials[0]
+    assert (read.value, read.params, read.told) == (objective, trial.params, True)
+    assert result_from_json(read.attributes[RESULT]).objective == objective
+    (place,) = Points(tmp_path).places().values()
+    assert json.loads(Points(tmp_path).line(place))["curve"] == {"upper_iteration": [1.0], "loss": ["nan"]}
+
+
+# --- two files
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(load_record(folder).trials["trial"])
+
+
+def require_alike(folder: Path, whole: Path) -> None:
+    """The same record, to the rounding that another pack makes."""
+    one, two = load_record(folder), load_record(whole)
+    for left, right in ((one.trials, two.trials), (one.curves, two.curves)):
+        frames = [frame.drop(columns=corruptions.CLOCK, errors="ignore") for frame in (left, right)]
+        pd.testing.assert_frame_equal(*frames, rtol=1e-12)
+
+
+def test_a_trial_whose_points_are_lost_is_refused_and_runs_again(study: Path, tmp_path: Path) -> None:
+    """A line of points that is damaged, or is another trial's; and all of them."""
+    whole, lines = load_record(study), (study / POINTS).read_bytes().splitlines(keepends=True)
+    damages = {
+        "changed": ([lines[0].replace(b'"curve"', b'"curvy"'), *lines[1:]], 1),
+        "replaced": ([lines[1], *lines[1:]], 1),
+        "shorter": (lines[:-2], 2),
+        "gone": ([], len(lines)),
+    }
+    for name, (content, lost) in damages.items():
+        folder = tmp_path / name
+        shutil.copytree(study, folder)
+        (folder / POINTS).write_bytes(b"".join(content))
+        for command in (load_record, corruptions.run):
+            with pytest.raises(HarnessError, match=r"points of trial \w+/\d are missing or damaged.*repair"):
+                command(folder)
+        assert f"the points of {lost} trials are missing" in " ".join(repair(folder))
+        assert len(load_record(folder).trials) == len(whole.trials) - lost
+        corruptions.run(folder)
+        require_alike(folder, study)
+
+
+def test_points_that_no_result_names_are_passed_over(study: Path, tmp_path: Path) -> None:
+    """Whole, as a crash between the two files leaves them, and torn, as one within the first does."""
+    shutil.copytree(study, tmp_path / "s")
+    content = (study / POINTS).read_bytes()
+    line = content[: content.index(b"\n") + 1].replace(b'"curve"', b'"curvy"')
+    for more in (line, line[:-9]):
+        (tmp_path / "s" / POINTS).write_bytes(content + more)
+        assert corruptions.read(tmp_path / "s", load_record(study)) == "equal"
+        assert repair(tmp_path / "s") == [f"{tmp_path / 's'}: nothing is damaged"]
+    corruptions.run(tmp_path / "s")
+    assert (tmp_path / "s" / POINTS).read_bytes() == content
+
+
+@pytest.mark.parametrize("full", [JOURNAL, POINTS])
+def test_a_disk_that_fills_between_the_two_files_loses_no_trial_and_no_half(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    folder, real = tmp_path / "s", os.fsync
+    writes = 0
+
+    def fsync(file: int) -> None:
+        nonlocal writes
+        if Path(f"/proc/self/fd/{file}").resolve().name == full:
+            writes += 1
+            if writes == (4 if full == POINTS else 12):  # amid the results
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with pytest.raises(OSError, match="No space"):
+        corruptions.run(folder)
+    before = names(folder)
+    assert before and set(before) < set(names(study))
+    corruptions.run(folder)
+    require_alike(folder, study)
+
+
+def test_a_record_from_before_points_had_a_file_goes_on(study: Path, tmp_path: Path) -> None:
+    """Its results hold their points; new ones lie in the file."""
+    folder, whole = tmp_path / "s", load_record(study)
+    shutil.copytree(study, folder)
+    lines = {json.loads(line)["seal"]: json.loads(line) for line in (study / POINTS).read_text().splitlines()}
+    entries = [json.loads(line) for line in (study / JOURNAL).read_text().splitlines()]
+    for entry in entries:
+        if RESULT in entry.get("user_attr", {}):
+            result = entry["user_attr"][RESULT]
+            for kind in ("curve", "evaluations"):
+                table = lines.get(result[SEAL], {kind: {}})[kind]
+                result[kind] = [
+                    dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)
+                ]
+            del result[SEAL]
+        del entry["line"], entry["seal"]
+    last = max(n for n, entry in enumerate(entries) if RESULT in entry.get("user_attr", {}))
+    old = [sealed(entry, number) for number, entry in enumerate(entries[:last], start=1)]
+    (folder / JOURNAL).write_bytes(b"".join(old))
+    (folder / POINTS).unlink()
+    assert corruptions.read(folder, whole) == "shorter"
+    assert repair(folder) == [f"{folder}: nothing is damaged"]
+    corruptions.run(folder)
+    require_alike(folder, study)
+    assert len(Points(folder).places()) == 1
+    merge(tmp_path / "merged", [folder])
+    require_alike(tmp_path / "merged", study)
+    assert len(Points(tmp_path / "merged").places()) == len(whole.trials)

@@ -213,7 +213,7 @@ def test_a_fresh_study_draws_the_configurations_that_were_recorded(tmp_path: Pat
 def test_an_interrupted_trial_keeps_its_number_and_its_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.study.require_same", lambda *_: None)
+    monkeypatch.setattr("harness.record.require_same", lambda *_: None)
     spec = read_spec(TABLE3).model_copy(update={"trials": 4})
     other = spec.model_copy(update={"search_seed": 5})
     for folder in ("s", "fresh"):

@@ -9,8 +9,23 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike, NDArray
 
 from reports import bands, statistics
+
+POINTS = st.lists(
+    st.tuples(
+        st.integers(0, 5),
+        st.sampled_from([np.nan, 0, 1, 1, 2, 7]),
+        st.sampled_from([np.nan, np.inf, 1, 2, 3]),
+    ),
+    max_size=30,
+)
+
+
+def every(values: ArrayLike) -> NDArray[np.int64]:
+    return np.arange(1, np.size(values) + 1)
+
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8)
 
@@ -18,41 +33,52 @@ VALUES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8)
 @given(VALUES)
 def test_expected_best_is_the_mean_over_all_subsets(values: list[float]) -> None:
     brute = [np.mean([min(s) for s in combinations(values, n)]) for n in range(1, len(values) + 1)]
-    np.testing.assert_allclose(statistics.best_of_n_mean(values), brute, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(statistics.best_of_n_mean(values, every(values)), brute, rtol=1e-9, atol=1e-9)
 
 
 def test_expected_best_by_hand() -> None:
-    np.testing.assert_allclose(statistics.best_of_n_mean([3.0, 1.0, 2.0]), [2.0, 4 / 3, 1.0])
+    np.testing.assert_allclose(
+        statistics.best_of_n_mean([3.0, 1.0, 2.0], every([3.0, 1.0, 2.0])), [2.0, 4 / 3, 1.0]
+    )
 
 
 @given(VALUES)
 def test_expected_best_falls_from_the_mean_to_the_minimum(values: list[float]) -> None:
-    expected = statistics.best_of_n_mean(values)
+    expected = statistics.best_of_n_mean(values, every(values))
     assert expected[0] == pytest.approx(np.mean(values), abs=1e-9)
     assert expected[-1] == pytest.approx(min(values), abs=1e-9)
     assert (np.diff(expected) <= 1e-9).all()
 
 
 def test_expected_best_stays_finite_for_many_trials() -> None:
-    assert np.isfinite(statistics.best_of_n_mean(np.arange(2000.0))).all()
+    assert np.isfinite(statistics.best_of_n_mean(np.arange(2000.0), every(np.arange(2000.0)))).all()
 
 
 def test_a_failure_counts_last_whatever_others_did() -> None:
-    assert statistics.best_of_n_mean([np.nan, 1.0, 3.0]).tolist() == [np.inf, pytest.approx(5 / 3), 1.0]
-    assert statistics.best_of_n_mean([np.nan, np.inf]).tolist() == [np.inf, np.inf]
-    assert statistics.best_of_n_median([np.nan, 1.0, 3.0])[0] == 3.0
+    assert statistics.best_of_n_mean([np.nan, 1.0, 3.0], every([np.nan, 1.0, 3.0])).tolist() == [
+        np.inf,
+        pytest.approx(5 / 3),
+        1.0,
+    ]
+    assert statistics.best_of_n_mean([np.nan, np.inf], every([np.nan, np.inf])).tolist() == [np.inf, np.inf]
+    assert statistics.best_of_n_median([np.nan, 1.0, 3.0], every([np.nan, 1.0, 3.0]))[0] == 3.0
 
 
 def test_median_of_the_best_against_simulation() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=400)
     best = np.sort(rng.choice(values, size=(20_000, 7)).min(axis=1))
-    assert abs(np.searchsorted(best, statistics.best_of_n_median(values)[6]) / 20_000 - 0.5) < 0.02
+    assert (
+        abs(np.searchsorted(best, statistics.best_of_n_median(values, every(values))[6]) / 20_000 - 0.5)
+        < 0.02
+    )
 
 
 def test_band_by_hand() -> None:
     low, high = np.array([0.0, 0.1, 0.4, 0.6]), np.array([0.25, 0.55, 0.9, 1.0])
-    lower, upper = statistics.best_of_n_band([30.0, 10.0, 20.0], low, high)  # levels 0.5, 0.293, 0.206
+    lower, upper = statistics.best_of_n_band(
+        [30.0, 10.0, 20.0], np.arange(1, 4), low, high
+    )  # levels 0.5, 0.293, 0.206
     assert lower.tolist() == [10.0, 10.0, -np.inf]
     assert upper.tolist() == [30.0, 20.0, 20.0]
 
@@ -71,12 +97,23 @@ def test_bands_cover(ties: bool) -> None:
     values = np.ceil(values * 4) / 4 if ties else values
     inside = [
         ((lower <= truth) & (truth <= upper)).all()
-        for lower, upper in (statistics.best_of_n_band(study, low, high) for study in values)
+        for lower, upper in (statistics.best_of_n_band(study, every(study), low, high) for study in values)
     ]
     assert np.mean(inside) >= 0.95
     if not ties:
         whole = ((low[1:] <= values) & (values <= high[:-1])).all(axis=1)
         assert 0.93 <= whole.mean() <= 0.97
+
+
+def test_the_band_of_many_trials_covers_at_its_level() -> None:
+    """All of F at once, by the ranks of N draws, whose law is known."""
+    size, rng = 3000, np.random.default_rng(0)
+    low, high = bands.cdf_band(size)
+    assert low.shape == high.shape == (size + 1,) and low[0] == 0 and high[-1] == 1 and (low < high).all()
+    assert (np.diff(low) >= 0).all() and (np.diff(high) >= 0).all() and (high - low).max() < 0.09
+    ranks = np.sort(rng.random((1000, size)), axis=1)
+    held = ((low[1:] <= ranks) & (ranks <= high[:-1])).all(axis=1).mean()
+    assert 0.95 <= held < 1
 
 
 def test_cut_offs_are_kept_and_made_anew_where_damaged(
@@ -141,10 +178,41 @@ def test_share_counts_what_is_never_reached() -> None:
     assert share.tolist() == [0.25, 0.5]
 
 
-def test_carried_forward() -> None:
-    grid = np.array([1.0, 2.0, 3.0, 5.0])
-    carried = statistics.carried_forward([4, 2, 3], [7.0, 5.0, np.nan], grid)
-    np.testing.assert_array_equal(carried, [np.nan, 5.0, 5.0, 7.0])
+@given(POINTS)
+def test_a_trial_stands_at_its_last_point(rows: list[tuple[float, ...]]) -> None:
+    """One trial and one place at a time: what is done for all at once."""
+    grid, points = np.array([0.5, 1.0, 3.0, 5.0]), pd.DataFrame(rows, columns=["number", "ledger.total", "o"])
+    points = points.astype({"ledger.total": float, "o": float})
+    found = statistics.on_grid(points, "o", grid)
+    trials = [trial.dropna() for _, trial in points.groupby("number")]
+    assert found.shape == (len(trials), 4)
+    for row, trial in zip(found, trials, strict=True):
+        for place, at in zip(row, grid, strict=True):
+            past = trial[trial["ledger.total"] <= at].sort_values("ledger.total", kind="stable")["o"]
+            np.testing.assert_array_equal(place, past.iloc[-1] if len(past) else np.nan)
+
+
+@given(POINTS)
+def test_samples_to_a_target_are_those_of_the_first_point_there(rows: list[tuple[float, ...]]) -> None:
+    points = pd.DataFrame(rows, columns=["number", "ledger.total", "o"])
+    points = points.astype({"ledger.total": float, "o": float})
+    used, reached = statistics.samples_to_target(points, "o", 2.0)
+    for n, (_, trial) in enumerate(points.sort_values("ledger.total", kind="stable").groupby("number")):
+        hit = trial["ledger.total"][trial["o"] <= 2.0]
+        assert reached[n] == bool(len(hit))
+        np.testing.assert_array_equal(used[n], hit.iloc[0] if len(hit) else trial["ledger.total"].max())
+    assert len(used) == points["number"].nunique()
+
+
+def test_many_trials_are_thinned_and_few_are_not() -> None:
+    assert statistics.effort_grid(200).tolist() == list(range(1, 201)) and statistics.effort_grid(0).size == 0
+    many = statistics.effort_grid(100_000)
+    assert many[0] == 1 and many[-1] == 100_000 and many.size < 300 and (np.diff(np.log10(many)) < 0.31).all()
+    values = np.random.default_rng(0).random(50_000)
+    best = statistics.best_of_n_mean(values, many[many <= 50_000])
+    np.testing.assert_allclose(best, 1 / (many[many <= 50_000] + 1), rtol=0.3)
+    x, y = statistics.running_median(np.arange(50_000.0), values, 8000)
+    assert x.size == 200 and (abs(y - 0.5) < 0.05).all()
 
 
 def test_quantiles_need_more_than_half_of_the_trials() -> None:
