@@ -33,7 +33,7 @@ from harness.worker import Pack
 WINDOW = 8
 """Packs whose trials are sorted by cost together, so that trials of a pack end at about the same time."""
 ATTEMPTS = 3
-"""Times a trial may take part in the death of a worker before it is recorded as failed."""
+"""Times a worker may die of a trial alone before it is recorded as failed."""
 
 
 DIED = "the worker died (killed, or out of memory)"
@@ -199,13 +199,14 @@ class Study:
             self.tallies[pack.solver].add(result)
 
     def died(self, pack: Pack, reason: str) -> None:
-        """A worker died with this pack: its trials run again alone, at most ATTEMPTS times in all."""
-        if pack.attempt + 1 >= ATTEMPTS:
-            text = f"{reason}, {ATTEMPTS} times"
-            self.record(pack, [failed(config, text) for config in pack.configs])
+        """A worker died with this pack: it runs again in halves, down to single trials, and one of these at
+        most ATTEMPTS times."""
+        alone = len(pack.numbers) == 1
+        if alone and pack.attempt + 1 >= ATTEMPTS:
+            self.record(pack, [failed(pack.configs[0], f"{reason}, {ATTEMPTS} times")])
             return
         self.in_flight -= 1
-        self._queue.extend(replace(single, attempt=pack.attempt + 1) for single in pack.singles())
+        self._queue.extend([replace(pack, attempt=pack.attempt + 1)] if alone else pack.parts(pack.half))
 
     def give_back(self, pack: Pack) -> None:
         """A pack that was not begun."""

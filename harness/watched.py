@@ -44,7 +44,7 @@ class Watched:
             return results
         except TooLong:
             if len(pack.numbers) > 1:
-                return [result for single in pack.singles() for result in self.run(single)]
+                return [result for single in pack.parts(1) for result in self.run(single)]
             return [failed(pack.configs[0], f"TimeoutError: ran longer than {limit:g} s")]
 
     def close(self) -> None:

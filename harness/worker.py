@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import gc
 import json
 import sys
 import time
@@ -25,6 +26,8 @@ from harness.rules import Rules
 from harness.runner import Result, failed, run_pack
 from harness.surroundings import restored
 
+OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""What PyTorch's other errors say where there was no room."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -56,7 +59,7 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Pack:
-    """Trials of one solver that run together. attempt: how often a worker has died of it."""
+    """Trials of one solver that run together. attempt: how often a worker has died of a trial alone."""
 
     solver: str
     numbers: tuple[int, ...]
@@ -71,9 +74,17 @@ class Pack:
         values = json.loads(text)
         return cls(values["solver"], tuple(values["numbers"]), tuple(values["configs"]), values["attempt"])
 
-    def singles(self) -> list[Pack]:
-        pairs = zip(self.numbers, self.configs, strict=True)
-        return [dataclasses.replace(self, numbers=(n,), configs=(config,)) for n, config in pairs]
+    def parts(self, most: int) -> list[Pack]:
+        """The same trials in packs of at most so many."""
+        cuts = [slice(first, first + most) for first in range(0, len(self.numbers), most)]
+        return [
+            dataclasses.replace(self, numbers=self.numbers[cut], configs=self.configs[cut]) for cut in cuts
+        ]
+
+    @property
+    def half(self) -> int:
+        """Of its trials, rounded up."""
+        return -(-len(self.numbers) // 2)
 
 
 Spent = Callable[[str, float], None]
@@ -82,13 +93,16 @@ PULSE = 1.0
 
 
 class Worker:
-    """spent: told the solver of a pack and the samples it has used, every PULSE seconds; 0: it is over."""
+    """spent: told the solver of a pack and the samples it has used, every PULSE seconds; 0: it is over.
+
+    Attributes: fits: by solver, how many trials at once the memory has room for, where that was found out."""
 
     def __init__(self, context: Context, spent: Spent | None = None) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
         vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first, which is no trial's time
         self.context, self.spent = context, spent
+        self.fits: dict[str, int] = {}
         self.device = torch.device(context.device)
         self.plugins = context.find_plugins()
         self.problem = set_up(self.plugins, context)
@@ -98,17 +112,27 @@ class Worker:
         return cls(Context.from_json(text))
 
     def run(self, pack: Pack) -> list[Result]:
-        """One result per trial. A pack in which anything goes wrong is run again trial by trial, so that
-        only the trial at fault is recorded as failed."""
+        """One result per trial. A pack that is out of memory runs again in halves, down to single trials, and
+        from then on no larger one of its solver is tried. One in which anything else goes wrong is run again
+        trial by trial, so that only the trial at fault is recorded as failed."""
+        parts = pack.parts(self.fits.get(pack.solver, len(pack.numbers)))
+        return [result for part in parts for result in self._run(part)]
+
+    def _run(self, pack: Pack) -> list[Result]:
         try:
             results = self.attempt(pack)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded as the trial's reason
+            reason, short = last_line(error), out_of_memory(error)
+        else:
             if self.spent is not None:
                 self.spent(pack.solver, 0.0)
             return results
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded as the trial's reason
-            if len(pack.numbers) > 1:
-                return [result for single in pack.singles() for result in self.run(single)]
-            return [failed(pack.configs[0], last_line(error))]
+        free(self.device)  # only here is the error gone, and with its traceback the pack's tensors
+        if len(pack.numbers) == 1:
+            return [failed(pack.configs[0], reason)]
+        if short:
+            self.fits[pack.solver] = pack.half
+        return [result for part in ([pack] if short else pack.parts(1)) for result in self.run(part)]
 
     def attempt(self, pack: Pack) -> list[Result]:
         """One result per trial, or whatever a trial raises."""
@@ -186,6 +210,20 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU, or the CPU's allocator, which has no error of its own, had no room."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in OUT_OF_MEMORY
+    )
+
+
+def free(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def results_to_json(results: Sequence[Result]) -> str:

@@ -1,0 +1,66 @@
+"""Solvers on a pretend CUDA device (`pretend.py`), in a process of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gpu.build import COMPILER, LIBRARY, SOURCE, build
+
+ROOT = SOURCE.parents[2]
+ALL = sorted(
+    name.split("=")[0].strip()
+    for name in (ROOT / "pyproject.toml").read_text("utf-8").partition('"harness.solvers"]')[2].splitlines()
+    if '= "solvers.' in name
+)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"no {COMPILER}, which builds the pretend device")
+    return build(tmp_path_factory.mktemp("gpu"))
+
+
+def lines(library: Path, module: str, *words: str) -> list[dict[str, Any]]:
+    """What a module of this folder prints, as JSON."""
+    command = [sys.executable, "-m", f"tests.gpu.{module}", *words]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    around = os.environ | {LIBRARY: str(library), "PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, env=around, cwd=library.parent)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_some_solvers_run_on_a_device_and_give_the_cpus_numbers(library: Path) -> None:
+    """Packs with ragged counts, trials that drop out, that diverge; evaluations and curves."""
+    names = ["data_poisoning", "equilibrium", "quadratic_noisy"]
+    found = lines(library, "matrix", *names, "--solvers", "bsgm,amigo_cg,saba")
+
+    assert [line for line in found if line.get("error") or line["differs"]] == []
+    ends = [end for line in found for case in line["ends"] for end in case]
+    assert len(found) == 7 and any("diverged" in end for end in ends)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_solver_runs_on_a_device_and_gives_the_cpus_numbers(library: Path) -> None:
+    found = lines(library, "matrix")
+
+    assert [line for line in found if line.get("error") or line["differs"]] == []
+    assert {line["solver"] for line in found} == set(ALL)
+
+
+def test_a_pack_too_large_for_the_device_runs_in_parts_that_fit(library: Path) -> None:
+    """What an attempt leaves is freed before the next; a trial that does not fit alone has failed."""
+    none, one, some = lines(library, "memory")
+
+    assert set(none["states"]) == {"failed"}
+    assert set(one["states"]) == set(some["states"]) == {"completed"}
+    assert set(one["packs"]) == {1} and set(some["packs"]) == {4}
+    assert one["objectives"] == some["objectives"] and none["left"] == one["left"] == some["left"]
