@@ -80,6 +80,27 @@ def test_a_budget_equal_to_the_exact_decimal_cost_fits_and_one_unit_less_does_no
         assert not fits or not accountant.fits(every, Cost(value=1).table(1)).any()
 
 
+def test_a_share_of_the_budget_is_exact_at_decimal_prices_too() -> None:
+    """Half of 1 at a tenth a sample: five samples, and not six."""
+    accountant = Accountant(1, 1.0, ONE | {"cross": 0.1})
+    fits = [accountant.fits(slice(None), Cost(cross=n).table(1), 0.5).item() for n in (5, 6)]
+
+    assert fits == [True, False]
+
+
+def test_what_is_spent_counts_beside_a_trial_whose_cost_overflows() -> None:
+    accountant = Accountant(3, 100, ONE)
+    accountant.open(slice(None), Cost(cross=60).table(3))
+    huge = torch.tensor([2**62, 40, 41])
+
+    assert accountant.fits(slice(None), Cost(cross=huge).table(3)).tolist() == [False, True, False]
+
+
+def test_nothing_can_be_charged_before_it_is_granted() -> None:
+    with pytest.raises(PluginError, match="fewer value"):
+        Accountant(1, 100, ONE).charge("value", slice(None), 1)
+
+
 def test_prices_too_fine_to_count_are_one_line() -> None:
     with pytest.raises(
         HarnessError, match="too fine to count exactly; use prices with fewer decimals"
