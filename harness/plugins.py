@@ -158,10 +158,10 @@ def snake_case(name: str) -> str:
 
 def fingerprint(files: Sequence[Path]) -> dict[str, str]:
     """Plug-in files with the start of the SHA-256 of their content, for the study's specification."""
-    return {str(path.resolve()): _mark(path.read_bytes()) for path in files if path.is_file()}
+    return {str(path.resolve()): mark_of(path.read_bytes()) for path in files if path.is_file()}
 
 
-def _mark(content: bytes) -> str:
+def mark_of(content: bytes) -> str:
     return sha256(content).hexdigest()[:16]
 
 
@@ -174,7 +174,7 @@ def keep_sources(folder: Path, plugins: Mapping[str, str]) -> None:
     """Copy plug-in files into a study's folder."""
     for file, mark in plugins.items():
         copy = folder / SOURCES / f"{Path(file).stem}_{mark}.py"
-        if not copy.exists() or _mark(copy.read_bytes()) != mark:
+        if not copy.exists() or mark_of(copy.read_bytes()) != mark:
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(Path(file).read_bytes())
 

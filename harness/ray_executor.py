@@ -13,9 +13,7 @@ import shutil
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,42 +31,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.errors import HarnessError, last_line
 from harness.interrupt import as_interrupts
+from harness.nodes import Nodes
 from harness.shadow import require_clear
-from harness.sizing import workers_per_device
 from harness.study import DIED, Executor, Study
-from harness.watched import working
-from harness.worker import Context, Pack, results_from_json, results_to_json
+from harness.trainable import ASIDE, BOARD, BROKEN, CONTEXT, GPUS, NODE, RESULTS, SHIFT, Board, PackTrainable
+from harness.travel import packed
+from harness.watchdog import Waiting, watched_ray
+from harness.worker import Context, Pack, results_from_json
 
-CONTEXT, SHIFT, RESULTS, BOARD, BROKEN = "context", "shift", "results", "board", "broken"
 SCRATCH = "harness-ray-"
-WATCH = 5.0
-"""Seconds between two looks at the processes of Ray."""
-
-
-@ray.remote(num_cpus=0)
-class Board:
-    """Where the driver leaves packs for workers, and they write how far they have come."""
-
-    def __init__(self) -> None:
-        self._packs: dict[str, str] = {}
-        self._spent: dict[str, tuple[str, float]] = {}
-
-    def give(self, shift: str, pack: str) -> None:
-        self._packs[shift] = pack
-
-    def take(self, shift: str) -> str:
-        """The pack that was left; "" where there was none."""
-        return self._packs.pop(shift, "")
-
-    def write(self, worker: str, solver: str, samples: float) -> None:
-        self._spent[worker] = solver, samples
-
-    def read(self) -> dict[str, float]:
-        """Samples of packs in flight by solver; a solver whose packs are over has 0."""
-        found: dict[str, float] = {}
-        for solver, samples in self._spent.values():
-            found[solver] = found.get(solver, 0.0) + samples
-        return found
 
 
 class Reading:
@@ -81,76 +52,43 @@ class Reading:
 
     def __call__(self) -> Mapping[str, float]:
         if ray.is_initialized() and ray.wait([self.asked], timeout=0)[0]:
-            answer = ray.get(self.asked)
+            try:
+                answer = ray.get(self.asked)
+            except ray.exceptions.RayError:  # Ray has died, which the watchdog says
+                return self.known
+            if answer and not self.known:
+                self.study.stage = ""
             self.known = dict.fromkeys(self.known, 0.0) | answer
             self.asked = self.board.read.remote()
-            if answer:
-                self.study.stage = ""
         return self.known
-
-
-class PackTrainable(tune.Trainable):
-    """An actor that sets the problem up once and then runs pack after pack."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        def spent(solver: str, samples: float) -> None:
-            name = ray.get_runtime_context().get_actor_id()
-            config[BOARD].write.remote(name, solver, samples)
-
-        self._open = ExitStack()
-        self._broken = ""
-        try:
-            context = Context.from_json(config[CONTEXT])
-            self.worker = self._open.enter_context(working(context, spent))
-        except Exception as error:  # noqa: BLE001 - no trial's failure: the driver says it
-            cause = str(error) if isinstance(error, HarnessError | OSError) else last_line(error)
-            self._broken = f"the worker on {socket.gethostname()} cannot be set up: {cause}"
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.config = new_config
-        return True
-
-    def step(self) -> dict[str, Any]:
-        if self._broken:
-            return {"done": True, BROKEN: self._broken}
-        try:
-            pack = ray.get(self.config[BOARD].take.remote(self.config[SHIFT]))
-        except ray.exceptions.RayError as error:  # no trial's failure either
-            return {"done": True, BROKEN: f"the driver's board does not answer ({last_line(error)})"}
-        if not pack:
-            return {"done": True}
-        return {RESULTS: results_to_json(self.worker.run(Pack.from_json(pack)))}
-
-    def cleanup(self) -> None:
-        self._open.close()
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: a pack runs from the start or not at all."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing."""
 
 
 class StudySearcher(Searcher):
     """Hands the packs of a study to Tune, and their results back."""
 
-    def __init__(self, study: Study, context: str, board: Any) -> None:
+    def __init__(self, study: Study, context: str, nodes: Nodes) -> None:
         super().__init__(metric=None, mode=None)
-        self.study, self.context, self.board = study, context, board
+        self.study, self.context, self.nodes = study, context, nodes
         self.running: dict[str, Pack] = {}
         self.error: BaseException | None = None
 
     def suggest(self, trial_id: str) -> Any:
         if not self._give(trial_id):
             return None if self.study.in_flight and not self.error else Searcher.FINISHED
-        return {CONTEXT: self.context, SHIFT: trial_id, BOARD: self.board}
+        return {
+            CONTEXT: self.context,
+            SHIFT: trial_id,
+            BOARD: self.nodes.board,
+            GPUS: self.nodes.gpus,
+            ASIDE: sorted(self.nodes.aside),
+        }
 
     def _give(self, shift: str) -> bool:
         """The next pack to a worker, if there is one."""
         pack = None if self.error else self._guard(self.study.next_pack)
         if pack is not None:
             self.running[shift] = pack
-            ray.get(self.board.give.remote(shift, pack.to_json()))
+            ray.get(self.nodes.board.give.remote(shift, pack.to_json()))
         return pack is not None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -163,12 +101,14 @@ class StudySearcher(Searcher):
     ) -> None:
         self.study.stage = ""
         pack, broken = self.running.pop(trial_id, None), (result or {}).get(BROKEN)
-        if broken:
-            self.error = self.error or HarnessError(f"{broken}; mend it, the same command goes on")
-        if pack is not None and broken:
+        if pack is None:
+            return
+        if broken or self._guard(self.nodes.died_in_setup, trial_id):
             self.study.give_back(pack)
-        elif pack is not None:
+        else:
             self._guard(self.study.died, pack, DIED)
+        if broken:
+            self._guard(self.nodes.set_aside, (result or {})[NODE], broken)
 
     def _guard(self, call: Any, *args: Any) -> Any:
         """Tune must not wrap the driver's own errors (a full disk): keep the first, and stop."""
@@ -202,14 +142,18 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
         as_interrupts()
         _quiet()
         _clean()
-        ended = _watchdog() if address is None else threading.Event()
         board = _board()
         study.in_flight_samples = Reading(board, study)
         study.stage = f"{workers} workers start and read the data"
-        searcher = StudySearcher(study, context.to_json(), board)
+        nodes = Nodes(board, gpu_share(workers) if context.device == "cuda" else 0)
+        searcher = StudySearcher(study, packed(context, study.solvers), nodes)
+        waiting = Waiting(study)
         try:
-            with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch:
-                _tuner(searcher, context.device, workers, scratch).fit()
+            with (
+                watched_ray(address),
+                tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch,
+            ):
+                _tuner(searcher, waiting, workers, scratch).fit()
         except KeyboardInterrupt:
             sys.stderr.write("interrupted: the workers end ...\n")
             raise
@@ -217,50 +161,11 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
             stopped = HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
             raise (searcher.error or stopped) from None
         finally:
-            ended.set()
             ray.shutdown()
         if searcher.error:
             raise searcher.error
 
     return execute
-
-
-def _board() -> Any:
-    """On the driver's node, so that it is lost with the driver only."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # by ray.remote
-
-
-def _watchdog() -> threading.Event:
-    """End the driver with a line where a process of the Ray that it started has died: Ray itself would wait
-    for ever. Set the event before Ray is shut down."""
-    ended, watched = threading.Event(), _processes()
-
-    def watch() -> None:
-        while not ended.wait(WATCH):
-            if not watched <= _processes() and not ended.is_set():
-                sys.stderr.write(
-                    "error: a process of Ray has died; what is recorded is safe, the same command goes on\n"
-                )
-                sys.stderr.flush()
-                os._exit(2)  # the main thread may wait inside Ray, where no exception arrives
-
-    threading.Thread(target=watch, daemon=True).start()
-    return ended
-
-
-def _processes() -> set[int]:
-    """The living servers of Ray that this process has started; none are found but on Linux."""
-    found = set()
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = file.read_text("utf-8", "replace").partition("(")[2].rpartition(")")
-        except OSError:  # it has ended
-            continue
-        state, parent = rest.split()[:2]
-        if name in ("raylet", "gcs_server") and state != "Z" and int(parent) == os.getpid():
-            found.add(int(file.parent.name))
-    return found
 
 
 def _clean() -> None:
@@ -283,7 +188,12 @@ def _runs(process: int) -> bool:
 
 def _reachable(address: str) -> None:
     """Ray itself would try for many minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise HarnessError(
+            f"--address {address}: Ray's client is not enough for a driver; run the command on a node of "
+            "the cluster, with --address auto (docs/cluster.md)"
+        )
+    host, colon, port = address.rpartition(":")
     if colon:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -308,10 +218,21 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _tuner(searcher: StudySearcher, device: str, workers: int, scratch: str) -> tune.Tuner:
-    gpus = 1 / workers_per_device(device, workers) if device == "cuda" else 0
+def _board() -> Any:
+    """On the driver's own node: the others may lack what it is made of, or go."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def gpu_share(workers: int) -> float:
+    """What of a GPU a worker takes: the cluster's are shared evenly; a whole one where none has come yet."""
+    devices = int(ray.cluster_resources().get("GPU", 0))
+    return 1 / -(-workers // devices) if devices else 1.0
+
+
+def _tuner(searcher: StudySearcher, waiting: Waiting, workers: int, scratch: str) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(PackTrainable, {"cpu": 1, "gpu": gpus}),
+        PackTrainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True
         ),
@@ -320,5 +241,6 @@ def _tuner(searcher: StudySearcher, device: str, workers: int, scratch: str) -> 
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[waiting],
         ),
     )

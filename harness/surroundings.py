@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import random
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ def _numpy_seed() -> list[Any]:
 
 
 _PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),  # first: the others need it
+    "NumPy's handling of floating-point errors": (np.geterr, lambda state: np.seterr(**state)),
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "the default device": (torch.get_default_device, _device),
     "the number of threads": (torch.get_num_threads, torch.set_num_threads),
@@ -40,14 +43,31 @@ _PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 }
 
 
+class _Said(io.TextIOBase):
+    """What plug-ins print goes to stderr, and nothing that they do to it closes that."""
+
+    def __init__(self, stderr: TextIO) -> None:
+        self._stderr = stderr
+
+    def write(self, text: str) -> int:
+        return self._stderr.write(text)
+
+    def flush(self) -> None:
+        self._stderr.flush()
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 @contextlib.contextmanager
 def restored() -> Iterator[list[str]]:
     """Afterwards the process is as it was, whatever ran; the list then says what had changed. What is printed
     meanwhile goes to stderr: stdout is for results."""
     changed: list[str] = []
     before = {name: read() for name, (read, _) in _PARTS.items()}
+    said = _Said(sys.stderr)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             yield changed
     finally:
         for name, (read, write) in _PARTS.items():

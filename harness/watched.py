@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.child import Child, TooLong, parent
+from harness.child import Child, Died, TooLong, parent
 from harness.errors import HarnessError
 from harness.runner import Result, failed
 from harness.worker import Context, Pack, Spent, Worker, results_from_json, results_to_json
@@ -25,6 +25,8 @@ class Watched:
         try:
             child.send(self.context.to_json())
             problem = json.loads(child.receive())
+        except Died:
+            raise HarnessError("the process died while it was set up (killed, or out of memory)") from None
         except BaseException:
             child.end()
             raise

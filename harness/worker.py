@@ -33,7 +33,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a worker needs to know, plain data; trial_timeout: seconds per trial, 0 for none."""
+    """What a worker needs to know, plain data; trial_timeout: seconds per trial, 0 for none. solvers: those
+    that it loads when it is set up, so that what one of them lacks on a node is no trial's failure."""
 
     problem: str
     options: dict[str, Any]
@@ -43,6 +44,7 @@ class Context:
     plugins: list[str]
     rules: Rules
     trial_timeout: float = 0.0
+    solvers: list[str] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -105,6 +107,8 @@ class Worker:
         self.fits: dict[str, int] = {}
         self.device = torch.device(context.device)
         self.plugins = context.find_plugins()
+        for solver in context.solvers:
+            self.plugins.solver(solver)
         self.problem = set_up(self.plugins, context)
 
     @classmethod

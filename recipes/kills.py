@@ -1,11 +1,13 @@
-"""Kill a study's driver and workers at random moments, again and again, and compare its record.
+"""Kill a study's driver, workers and Ray at random moments, again and again, and compare its record.
 
     python -m recipes.kills --rounds 20 --out docs/results/kills.md
 
-Each round starts a study on Ray in a fresh folder and disturbs it at random moments, in one of three ways
-at a time: SIGKILL to the driver, SIGKILL to one of its workers, SIGINT (Ctrl-C) to the driver. A study
-whose driver is gone is started again with the same command. Its record must in the end equal that of an
-uninterrupted study, number for number, but for the clock.
+Each round starts a study in a fresh folder and disturbs it at random moments, in one of five ways at a time:
+SIGKILL to the driver, to one of its workers, to Ray's raylet or its gcs_server; SIGINT (Ctrl-C) to the
+driver. A driver whose Ray was killed must end by itself, with exit code 2. A study whose driver is gone is
+started again with the same command. Its record must in the end equal that of an uninterrupted study, number
+for number, but for the clock. One round in two runs in one process, without Ray: there only the driver can
+be hit.
 """
 
 import argparse
@@ -24,15 +26,22 @@ import pandas as pd
 from harness.record import JOURNAL, load_record
 
 CLOCK = ["seconds", "evaluation_seconds", "pack"]
-WAYS = ("driver killed", "worker killed", "driver interrupted")
+SERVERS = {"raylet killed": "raylet", "gcs_server killed": "gcs_server"}
+WAYS = ("driver killed", "worker killed", "driver interrupted", *SERVERS)
+ENDS = 60.0
+"""Seconds after which a driver whose Ray was killed counts as hung."""
 STUDY = (
-    *("run", "data_poisoning", "--set", "dataset=digits", "--solvers", "bsgm,amigo,alset", "--trials", "16"),
-    *("--budget", "2000000", "--seed", "3", "--pack", "4", "--workers", "2", "--device", "cpu"),
+    *("run", "quadratic", "--set", "upper_dim=4", "--set", "lower_dim=3", "--solvers", "soba,amigo,ttsa"),
+    *("--trials", "32", "--budget", "10000", "--seed", "3", "--pack", "2", "--device", "cpu"),
 )
+EXECUTORS = {"ray": ("--workers", "2"), "inline": ("--executor", "inline")}
+MOST = 2.0
+"""Seconds after a result at which a study is hit, at most."""
 
 
-def start(out: Path, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from harness.cli import main; main()", *STUDY, "--out", str(out)]
+def start(out: Path, log: Path, executor: str) -> subprocess.Popen[bytes]:
+    words = [*STUDY, *EXECUTORS[executor], "--out", str(out)]
+    command = [sys.executable, "-c", "from harness.cli import main; main()", *words]
     with log.open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file)
 
@@ -55,7 +64,12 @@ def told(folder: Path) -> int:
 
 
 def workers(driver: subprocess.Popen[bytes]) -> list[int]:
-    """The actors of this driver: descendants that Ray has named after the Tune trial."""
+    """The actors of this driver, which Ray has named after the class."""
+    return descendants(driver, "ray::PackTrainable")
+
+
+def descendants(driver: subprocess.Popen[bytes], name: str) -> list[int]:
+    """Those whose program is called so."""
     listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(maxsplit=2) for line in listing.stdout.splitlines()]
     parents = {int(pid): int(parent) for pid, parent, *_ in rows}
@@ -63,50 +77,70 @@ def workers(driver: subprocess.Popen[bytes]) -> list[int]:
     def descends(pid: int) -> bool:
         return pid == driver.pid or (pid in parents and descends(parents[pid]))
 
-    return [int(pid) for pid, _, *args in rows if args and "Trainable" in args[0] and descends(int(pid))]
+    return [
+        int(pid)
+        for pid, _, args in rows
+        if Path(args.split()[0]).name.startswith(name) and descends(int(pid))
+    ]
 
 
 def disturb(way: str, driver: subprocess.Popen[bytes], draw: random.Random) -> bool:
     """Whether somebody was hit."""
     if driver.poll() is not None:
         return False
-    if way == "worker killed":
-        found = workers(driver)
+    if way == "worker killed" or way in SERVERS:
+        found = descendants(driver, SERVERS[way]) if way in SERVERS else workers(driver)
         if found:
             os.kill(draw.choice(found), signal.SIGKILL)
+        if found and way in SERVERS and driver.wait(ENDS) not in (0, 2):
+            raise SystemExit(f"{way}: the driver ended with exit code {driver.returncode}")
         return bool(found)
     driver.send_signal(signal.SIGKILL if way == "driver killed" else signal.SIGINT)
     driver.wait()
     return True
 
 
-def one_round(folder: Path, length: float, draw: random.Random) -> tuple[Counter[str], list[int]]:
+def one_round(folder: Path, executor: str, draw: random.Random) -> tuple[Counter[str], list[int]]:
     """Disturb one study until it is done; what was done to it, and after how many recorded trials."""
     done: Counter[str] = Counter()
     moments = []
-    driver = start(folder / "study", folder / "log")
-    for _ in range(draw.randint(3, 5)):
-        way, before = draw.choice(WAYS), told(folder / "study")
+    ways = WAYS if executor == "ray" else [way for way in WAYS if way.startswith("driver")]
+    driver = start(folder / "study", folder / "log", executor)
+    for _ in range(draw.randint(6, 9)):
+        way, before = draw.choice(ways), told(folder / "study")
         early = draw.random() < 0.2
         while not early and driver.poll() is None and told(folder / "study") == before:
             time.sleep(0.2)  # one in five may hit the start; the others something recorded
-        time.sleep(draw.uniform(0, 0.2) * length)
+        time.sleep(draw.uniform(0, MOST))
         before = told(folder / "study")
         if disturb(way, driver, draw):
             done[way] += 1
             moments.append(before)
         if driver.poll() is not None:
-            driver = start(folder / "study", folder / "log")
+            driver = start(folder / "study", folder / "log", executor)
     if driver.wait() != 0:
         raise SystemExit((folder / "log").read_text()[-2000:])
     return done, moments
+
+
+HEAD = """# Kills
+
+`python -m recipes.kills --rounds {asked} --seed {seed}`: a study of 3 methods, 32 trials each, on Ray with 2
+workers and in one process by turns.
+
+{equal} of {rounds} disturbed studies ended with the record of the undisturbed one, {trials} trials and
+{points} points of curves compared exactly. {kills} times something was killed or interrupted: {what}.
+
+| round | executor | what was done | trials recorded at each moment | journal lines | record |
+|--:|---|---|---|--:|---|
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and ways")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="written anew after every round")
     options = parser.parse_args()
     draw = random.Random(options.seed)
     total: Counter[str] = Counter()
@@ -114,44 +148,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
-        begun = time.monotonic()
-        if start(whole / "study", whole / "log").wait() != 0:
+        if start(whole / "study", whole / "log", "inline").wait() != 0:
             raise SystemExit((whole / "log").read_text()[-2000:])
-        length = time.monotonic() - begun
         wanted = numbers(whole / "study")
         for place in range(options.rounds):
             folder = Path(scratch) / str(place)
             folder.mkdir()
-            done, moments = one_round(folder, length, draw)
-            found = numbers(folder / "study")
-            same = all(a.equals(b) for a, b in zip(found, wanted, strict=True))
+            executor = list(EXECUTORS)[place % len(EXECUTORS)]
+            done, moments = one_round(folder, executor, draw)
+            same = all(a.equals(b) for a, b in zip(numbers(folder / "study"), wanted, strict=True))
             equal += same
             total += done
-            what = ", ".join(f"{number} × {way}" for way, number in sorted(done.items()))
             lines = (folder / "study" / JOURNAL).read_bytes().count(b"\n")
-            rows.append(f"| {place + 1} | {what} | {moments} | {lines} | {'equal' if same else 'DIFFERS'} |")
+            verdict = "equal" if same else "DIFFERS"
+            rows.append(f"| {place + 1} | {executor} | {_said(done)} | {moments} | {lines} | {verdict} |")
             sys.stderr.write(rows[-1] + "\n")
-    text = "\n".join(
-        [
-            "# Kills",
-            "",
-            f"`python -m recipes.kills --rounds {options.rounds} --seed {options.seed}`: a study of 3 "
-            f"methods, 16 trials each, on Ray with 2 workers ({length:.0f} s when undisturbed).",
-            "",
-            f"{equal} of {options.rounds} disturbed studies ended with the record of the undisturbed one, "
-            f"{len(wanted[0])} trials and {len(wanted[1])} points of curves compared exactly. In all: "
-            + ", ".join(f"{number} × {way}" for way, number in sorted(total.items()))
-            + ".",
-            "",
-            "| round | what was done | trials recorded at each moment | journal lines | record |",
-            "|--:|---|---|--:|---|",
-            *rows,
-        ]
-    )
-    sys.stdout.write(text + "\n")
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
+            head = HEAD.format(
+                asked=options.rounds,
+                seed=options.seed,
+                equal=equal,
+                rounds=len(rows),
+                trials=len(wanted[0]),
+                points=len(wanted[1]),
+                kills=sum(total.values()),
+                what=_said(total),
+            )
+            if options.out:
+                options.out.write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
     raise SystemExit(equal != options.rounds)
+
+
+def _said(done: Counter[str]) -> str:
+    return ", ".join(f"{number} × {way}" for way, number in sorted(done.items()))
 
 
 if __name__ == "__main__":

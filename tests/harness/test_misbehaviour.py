@@ -48,7 +48,9 @@ PARTS = {
     "gradients": "torch.set_grad_enabled(False)",
     "seeds": "torch.manual_seed(3); np.random.seed(3)",
     "folder": "os.chdir('/')",
-    "output": "print('loud')",
+    "recursion": "sys.setrecursionlimit(120)",
+    "floating point": "np.seterr(all='raise')",
+    "output": "print('loud'); sys.stdout.close(); sys.stderr.close()",
 }
 CHANGES = "    def step(self, oracle, state):\n        {line}\n        return super().step(oracle, state)"
 
@@ -103,7 +105,7 @@ def test_check_notices_what_a_plug_in_changes(
 ) -> None:
     torch.set_num_threads(1)
     scope: dict[str, Any] = {}
-    exec("import os, torch, numpy as np", scope)  # noqa: S102 - the lines above, as plug-ins have them
+    exec("import os, sys, torch, numpy as np", scope)  # noqa: S102 - the lines above, as plug-ins have them
 
     def check() -> str:
         exec(PARTS[name], scope)  # noqa: S102

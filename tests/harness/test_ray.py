@@ -1,46 +1,222 @@
 """What only the executor on Ray has to answer for."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import tune
 
 from harness.errors import HarnessError
-from harness.ray_executor import CONTEXT, SCRATCH, PackTrainable, StudySearcher, _clean
+from harness.nodes import Nodes
+from harness.ray_executor import SCRATCH, StudySearcher, _clean, gpu_share
 from harness.rules import Rules
+from harness.trainable import ASIDE, BROKEN, NODE, Board, PackTrainable
+from harness.travel import begun, packed, unpacked
+from harness.watchdog import Waiting
 from harness.worker import Context, Pack
 from recipes.kills import workers
 from tests.harness.test_study import SPACE, arguments
 
-CONTEXT_ = Context("toy_quadratic", {}, None, 1, "cpu", ["/nowhere/toy_plugin.py"], Rules(10.0, {}, 1))
+TOY = Path(__file__).with_name("toy_plugin.py")
+CONTEXT_ = Context("toy_quadratic", {}, None, 1, "cpu", [str(TOY)], Rules(10.0, {}, 1))
 PACK_ = Pack("toy_solver", (0,), ({"steps": 1},))
+NODES = [
+    {"NodeID": name, "Alive": True, "Resources": {"CPU": cpus}, "NodeManagerHostname": f"host-{name}"}
+    for name, cpus in (("head", 0), ("one", 1), ("two", 1))
+]
 
 
 class _Given:
     """A study with one pack."""
 
     in_flight = 1
-    back: tuple[Any, ...] = ()
 
-    def give_back(self, *packs: Any) -> None:
-        self.back += packs
+    def __init__(self) -> None:
+        self.back: list[Pack] = []
+        self.dead: list[Pack] = []
+
+    def give_back(self, pack: Pack) -> None:
+        self.back.append(pack)
+
+    def died(self, pack: Pack, reason: str) -> None:
+        self.dead.append(pack)
+
+    def next_pack(self) -> Pack:
+        return PACK_
 
 
-def test_a_worker_that_cannot_be_set_up_is_no_trials_failure() -> None:
-    worker = PackTrainable({CONTEXT: CONTEXT_.to_json()})
+class _Board:
+    """node: where a worker is being set up."""
+
+    node: str | None = None
+
+    def __init__(self) -> None:
+        self.give = SimpleNamespace(remote=lambda shift, pack: None)
+        self.before_work = SimpleNamespace(remote=lambda shift: self.node)
+
+
+@pytest.fixture
+def searcher(monkeypatch: pytest.MonkeyPatch) -> StudySearcher:
+    monkeypatch.setattr("ray.nodes", lambda: NODES)
+    monkeypatch.setattr("ray.get", lambda found, timeout=0: found)
     study: Any = _Given()
-    searcher = StudySearcher(study, CONTEXT_.to_json(), None)
-    searcher.running["t"] = PACK_
-    searcher.on_trial_complete("t", worker.step())
-    assert study.back == (PACK_,) and isinstance(searcher.error, HarnessError)
-    assert re.search(r"worker on \S+ cannot be set up: plug-in file /nowhere", str(searcher.error))
-    assert searcher.suggest("u") == StudySearcher.FINISHED
+    return StudySearcher(study, "", Nodes(_Board(), 0))
+
+
+def broken(node: str) -> dict[str, Any]:
+    return {BROKEN: "no such file", NODE: node}
+
+
+def test_a_node_that_cannot_be_set_up_is_set_aside_and_no_trial_fails(
+    searcher: StudySearcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert searcher.suggest("t")[ASIDE] == [] and searcher.suggest("u")
+    for trial in "tu":
+        searcher.on_trial_complete(trial, broken("one"))
+    assert capsys.readouterr().err == "set aside for this run: node host-one (?, one): no such file\n"
+    assert searcher.study.back == [PACK_, PACK_] and not searcher.study.dead
+    config = searcher.suggest("v")
+    assert config[ASIDE] == ["one"]
+    label = [{"ray.io/node-id": "!in(one)"}]
+    wanted = tune.PlacementGroupFactory([{"CPU": 1}], bundle_label_selector=label)
+    assert PackTrainable.default_resource_request(config) == wanted and searcher.error is None
+
+
+def test_where_no_node_is_left_the_study_ends(searcher: StudySearcher) -> None:
+    for trial in "tu":
+        searcher.suggest(trial)
+    searcher.on_trial_complete("t", broken("one"))
+    with pytest.raises(HarnessError, match=r"no node is left that can run this study; node host-two"):
+        searcher.on_trial_complete("u", broken("two"))
+    assert searcher.suggest("v") == StudySearcher.FINISHED and isinstance(searcher.error, HarnessError)
+    assert searcher.study.back == [PACK_, PACK_]
+
+
+@pytest.mark.parametrize(("node", "dead"), [("one", 0), (None, 4)])
+def test_a_worker_that_dies_before_it_comes_to_work_is_no_trials_failure(
+    searcher: StudySearcher, node: str | None, dead: int
+) -> None:
+    searcher.nodes.board.node = node
+    for _ in range(4):
+        searcher.suggest("t")
+        searcher.on_trial_complete("t", None, error=True)
+    assert len(searcher.study.dead) == dead and len(searcher.study.back) == 4 - dead
+    assert ("one" in searcher.nodes.aside) is (dead == 0)
+
+
+def test_a_ray_that_begins_no_workers_is_said(searcher: StudySearcher) -> None:
+    searcher.nodes.board.node = ""
+    with pytest.raises(HarnessError, match="Ray starts no workers"):
+        for _ in range(3):
+            searcher.suggest("t")
+            searcher.on_trial_complete("t", None, error=True)
+
+
+def test_the_board_knows_who_has_come_to_work() -> None:
+    board = Board()
+    board.give("t", "pack")
+    assert board.before_work("t") == ""
+    board.arrive("t", "one")
+    assert board.before_work("t") == "one"
+    assert (board.take("t"), board.take("t"), board.before_work("t")) == ("pack", "", None)
+
+
+# --- what goes to a node
+
+
+def test_a_plug_in_file_goes_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.travel.user_cache_path", lambda name: tmp_path / "cache")
+    data = tmp_path / "data"
+    data.mkdir()
+    file = tmp_path / "mine.py"
+    file.write_bytes("# -*- coding: latin-1 -*-\nnamé = 1\n".encode("latin-1"))
+    content = file.read_bytes()
+    text = packed(replace(CONTEXT_, plugins=[str(file)], data_dir=str(data)), ["toy_solver"])
+    same = unpacked(text)
+    assert same.plugins == [str(file)] and same.data_dir == str(data) and same.solvers == ["toy_solver"]
+    for change in (lambda: file.write_bytes(b"another"), file.unlink):
+        change()
+        (copy,) = map(Path, unpacked(text).plugins)
+        assert (
+            copy.read_bytes() == content
+            and copy.name == "mine.py"
+            and copy.is_relative_to(tmp_path / "cache")
+        )
+    copy.write_bytes(b"damaged")
+    data.rmdir()
+    there = unpacked(text)
+    assert Path(there.plugins[0]).read_bytes() == content and there.data_dir is None
+
+
+def test_versions_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = packed(CONTEXT_, [])
+    monkeypatch.setattr("torch.__version__", "1.0.0+cu12")
+    with pytest.raises(HarnessError, match=r"^it has torch 1\.0\.0 instead of \d+\.\S+; install"):
+        unpacked(text)
+
+
+def test_what_a_solver_lacks_on_a_node_is_found_when_a_worker_is_set_up(tmp_path: Path) -> None:
+    (tmp_path / "lacks.py").write_text("import a_package_that_is_nowhere")
+    context = replace(CONTEXT_, plugins=[*CONTEXT_.plugins, str(tmp_path / "lacks.py")])
+    with ExitStack() as opened:
+        worker, said = begun(packed(context, ["toy_solver"]), print, opened)
+        assert worker is not None and not said
+        worker, said = begun(packed(context, ["toy_solver", "lacks"]), print, opened)
+    assert worker is None and "No module named 'a_package_that_is_nowhere'" in said
+
+
+def test_what_travels_to_a_node_needs_no_harness_there(tmp_path: Path) -> None:
+    """The classes are read by an interpreter that cannot import it."""
+    from ray import cloudpickle
+
+    (tmp_path / "classes").write_bytes(cloudpickle.dumps((PackTrainable, Board)))
+    code = (
+        "import sys; sys.modules['harness'] = None\nfrom ray import cloudpickle\n"
+        "print(*(c.__name__ for c in cloudpickle.load(open('classes', 'rb'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "PackTrainable Board\n", done.stderr
+
+
+def test_the_stage_says_where_a_cluster_has_no_free_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr("ray.available_resources", dict)
+    study: Any = SimpleNamespace(stage="begins")
+    groups = {
+        "a": {"placement_group_id": "a01000000", "state": "CREATED"},
+        "b": {"placement_group_id": "b02000000", "state": "PENDING"},
+    }
+    monkeypatch.setattr("harness.watchdog.placement_group_table", lambda: groups)
+    job = SimpleNamespace(get_job_id=lambda: "02000000")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: job)
+    waiting, trial = Waiting(study), SimpleNamespace(status="PENDING")
+    for clock[0] in (6.0, 12.0):
+        waiting.on_step_begin(0, [trial])
+    assert study.stage == "waiting for a free place on the cluster (4 of 4 CPUs in use)"
+    groups["b"]["state"] = "CREATED"
+    clock[0] = 18.0
+    waiting.on_step_begin(0, [trial])
+    assert study.stage == ""
+
+
+@pytest.mark.parametrize(
+    ("devices", "workers", "share"), [(8, 8, 1), (8, 3, 1), (8, 9, 0.5), (1, 4, 0.25), (0, 8, 1)]
+)
+def test_workers_share_the_gpus_of_the_whole_cluster(
+    monkeypatch: pytest.MonkeyPatch, devices: int, workers: int, share: float
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": float(devices)} if devices else {})
+    assert gpu_share(workers) == share
 
 
 def test_scratch_folders_of_drivers_that_were_killed_are_removed(
@@ -74,7 +250,7 @@ def test_a_driver_whose_ray_has_died_ends_with_a_line_and_listens_to_this_machin
     open_to = _listening({servers["raylet"], servers["gcs_server"]})
     os.kill(servers["raylet"], signal.SIGKILL)
     said = driver.communicate(timeout=100)[1].decode()
-    assert driver.returncode == 2 and "a process of Ray has died" in said
+    assert driver.returncode == 2 and "Ray on this machine at 127.0.0.1:" in said and "has died" in said
     assert open_to and all("127.0.0.1" in place for place in open_to)
 
 
