@@ -63,21 +63,21 @@ def best(view: View, top: int) -> Table:
     shown = [_words("Solver", data["label"])]
     for metric in columns:
         best_of = data[f"{metric} best"]
-        shown.append(_scores(f"{view.short(metric)}, best", best_of, view.better(metric), to_best))
+        shown.append(_scores(f"{view.heading(metric)}, best", best_of, view.better(metric), to_best))
     for metric in columns:
         mean, std = data[f"{metric} mean"], data[f"{metric} std"]
         digits = text.decimals(mean)
         cells = [text.spread(m, s, digits) for m, s in zip(mean, std, strict=True)]
         shown.append(
             Column(
-                f"{view.short(metric)}, top {top}",
+                f"{view.heading(metric)}, top {top}",
                 cells,
                 list(mean),
                 _best(mean, view.better(metric)),
                 to_top,
             )
         )
-    shown.append(_scores(f"{view.short(view.objective)}, median", data["median"], "lower", []))
+    shown.append(_scores(f"{view.heading(view.objective)}, median", data["median"], "lower", []))
     counts = data[[f"{metric} averaged" for metric in columns]].astype(str)
     used = ["/".join(dict.fromkeys(row)) for row in counts.to_numpy()]
     of = [f"{n} of {recorded}" for n, recorded in zip(used, data["trials"], strict=True)]
@@ -111,7 +111,7 @@ def configurations(view: View) -> Table:
     shown.append(_numbers("Iterations", chosen["upper_iterations"], text.count))
     scores = {view.headline: f"metric.{view.headline}"} | {view.objective: "objective"}
     shown += [
-        _scores(view.short(metric), chosen[column], view.better(metric), links)
+        _scores(view.heading(metric), chosen[column], view.better(metric), links)
         for metric, column in scores.items()
     ]
     shown.append(_words("Trial", chosen["trial"], links))

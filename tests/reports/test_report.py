@@ -191,7 +191,11 @@ def test_the_best_of_a_column_is_bold(record: Record, better: str) -> None:
     metrics = record.spec["metrics"]
     told = {**metrics, "test_accuracy": {**metrics["test_accuracy"], "better": better}}
     table = tables.best(View.of(replace(record, spec={**record.spec, "metrics": told})), top=10)
-    column = next(column for column in table.columns if column.heading == "Test, best")
+    column = next(
+        column
+        for column in table.columns
+        if column.heading == f"Test {'↓' if better == 'lower' else '↑'}, best"
+    )
     finite = [float(value) for value in column.keys if np.isfinite(value)]
     wanted = min(finite) if better == "lower" else max(finite)
     assert [value for value, bold in zip(column.keys, column.bold, strict=True) if bold] == [wanted]
