@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from reports import figures, page, tables
+from reports.choice import Choice
 from reports.confirmation import confirmation_tables
 from reports.formats import write_table
 from reports.view import View
@@ -15,23 +16,29 @@ from reports.view import View
 if TYPE_CHECKING:
     from harness.record import Record
 
+EVERYTHING = Choice()
 
-def write_report(study: Record, out: Path, top: int = 10) -> Path:
+
+def write_report(
+    study: Record, out: Path, top: int = 10, choice: Choice = EVERYTHING, width: str = "page"
+) -> Path:
     """Write `tables/`, `figures/`, `data/` and `index.html` under `out`; return the path of the page.
 
     `top` is the number of best trials a solver is judged by; where fewer have a finite objective those are
     used, and the tables say how many. A study that is still running is reported as far as it has come.
+    width: of the figures, one of `figures.WIDTHS`.
     """
     folders = {name: out / name for name in ("tables", "figures", "data")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
+    study = choice.of(study)
     view = View.of(study)
     written = [*tables.all_tables(view, top), *confirmation_tables(study, view)]
     for table in written:
         write_table(table, folders["tables"])
     _write_parquet(study.trials, folders["data"] / "trials.parquet")
     _write_parquet(study.curves, folders["data"] / "curves.parquet")
-    with figures.house_style():
+    with figures.house_style(width):
         drawn = figures.all_figures(view)
         for picture in drawn:
             figures.write_figure(picture, folders["figures"])

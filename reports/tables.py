@@ -128,7 +128,7 @@ def spaces(view: View) -> Table:
     """The search spaces as they were run; the paper's Table 2."""
     shown = [Column("Solver", [view.label(s) for s in view.solvers], [view.label(s) for s in view.solvers])]
     data = pd.DataFrame({"solver": view.solvers})
-    for name in dict.fromkeys(name for solver in view.solvers for name in view.space(solver)):
+    for name in view.parameters:
         cells = [view.drawn_from(solver, name, view.symbol) for solver in view.solvers]
         shown.append(Column(view.symbol(name), cells, cells))
         data[name] = [view.drawn_from(solver, name) for solver in view.solvers]
@@ -316,7 +316,7 @@ def sensitivity(view: View) -> Table:
     """Which parameters decide, and how much of the space is nearly as good as the best."""
     best, near = _near(view)
     winner = view.trials["objective"].idxmin() if np.isfinite(best) else None
-    names = list(dict.fromkeys(name for solver in view.solvers for name in view.searched(solver)))
+    names = [name for name in view.parameters if any(name in view.searched(s) for s in view.solvers)]
     rows = []
     for solver in view.solvers:
         trials = view.draws(solver)

@@ -203,10 +203,11 @@ class View:
 
     @property
     def parameters(self) -> list[str]:
-        """Every parameter of every solver, in the order the spaces first name them."""
+        """Every parameter of every solver that is to be shown, in the order the spaces first name them."""
         named = [name for solver in self.solvers for name in self.space(solver)]
         recorded = [c.removeprefix("param.") for c in self.trials.columns if c.startswith("param.")]
-        return list(dict.fromkeys(named + recorded))
+        chosen = self.spec.get("params", [])
+        return [name for name in dict.fromkeys(named + recorded) if name in chosen or not chosen]
 
     def symbol(self, name: str) -> str:
         """The papers' symbol of a parameter, which most solvers of the study give it, unless that is another
@@ -269,6 +270,7 @@ class View:
     @property
     def conditions(self) -> str:
         """What stands behind every number, for captions."""
+        left_out = ", ".join(plain(label, LONGEST_LABEL) for label in self.spec.get("left_out", []))
         recorded = [len(self.of_solver(solver)) for solver in self.solvers]
         planned = self.spec["trials"]
         partial = min(recorded, default=0) < planned
@@ -281,6 +283,7 @@ class View:
         return (
             f"Problem {self.problem}; budget {count(self.spec['budget'])} samples per trial; {planned} trials"
             f"{progress} per solver ({self.drawn}), one run each; {seeds}; {self.divergence}."
+            f"{f' Left out: {left_out}.' if left_out else ''}"
         )
 
     @property
