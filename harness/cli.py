@@ -309,6 +309,9 @@ def report(
     ] = "",
     params: Annotated[str, typer.Option(help="show these parameters only")] = "",
     width: Annotated[str, typer.Option(help="of the figures in a paper: page or column")] = "page",
+    paper: Annotated[
+        bool, typer.Option("--paper", help="write paper.tex too, with tables and figures in place")
+    ] = False,
 ) -> None:
     """Write tables, figures and a page of a recorded study, or of an exported file (then --out is needed)."""
     from harness.commands import report_study
@@ -318,7 +321,8 @@ def report(
     from reports.report import write_report
 
     choice = Choice(names(solvers), pairs(names(rename), "--rename"), names(params))
-    write = partial(write_report, choice=choice, width=one_of("--width", width, tuple(WIDTHS)))
+    one_of("--width", width, tuple(WIDTHS))
+    write = partial(write_report, choice=choice, width=width, paper=paper)
     if price or budget is not None:
         from reports.pricing import at_prices
 

@@ -173,7 +173,7 @@ def tuning(view: View) -> Picture:
     panes = top.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     panels.scale(panes.flat[0], view.scale(view.objective))
     for axes, solver in zip(panes.flat, view.solvers, strict=False):
-        panels.tuning_curve(axes, view, solver, "trials").set_title(text.mathtext(view.label(solver)))
+        panels.tuning_curve(axes, view, solver, "trials").set_title(panels.one_line(view.label(solver)))
         panels.log_axis(axes)
     panels.show_ticks(panes, np.arange(panes.size).reshape(panes.shape) < len(view.solvers))
     top.supxlabel("trials", fontsize=8)

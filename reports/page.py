@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from markupsafe import Markup, escape
 
-from reports import formats, text
+from reports import formats, latex, text
 from reports.answer import answer
 from reports.figures import Picture
 from reports.formats import Column, Table
@@ -114,7 +114,7 @@ def _scores(heading: str, values: pd.Series[float]) -> Column:
 def _downloads(table: Table) -> dict[str, str]:
     contents = {
         "csv": formats.to_csv(table),
-        "tex": formats.to_latex(table),
+        "tex": latex.table(table),
         "md": formats.to_markdown(table),
     }
     return {

@@ -42,7 +42,12 @@ def note(axes: Axes, words: str) -> Axes:
 
 def two_lines(label: str) -> str:
     """A label for a narrow place: what stands in brackets goes below."""
-    return text.mathtext(label.replace(" (", "\n("))
+    return "\n".join(map(one_line, label.replace(" (", "\n(", 1).split("\n")))
+
+
+def one_line(label: str) -> str:
+    """A label above a panel, as long as one panel is wide."""
+    return text.mathtext(text.plain(label, 26))
 
 
 def log_axis(axes: Axes) -> Axes:
@@ -100,7 +105,7 @@ def curve(
     axes: Axes, view: View, solver: str, metric: str, spreads: Spreads, grid: statistics.Floats
 ) -> Axes:
     """Median and 20-80 % band over the trials of `solver`, its best trial, and the other solvers' medians."""
-    axes.set_title(text.mathtext(view.label(solver)))
+    axes.set_title(one_line(view.label(solver)))
     low, middle, high = spreads[solver]
     if not np.isfinite(middle).any():
         return note(axes, "no curve recorded")

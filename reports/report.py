@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from reports import figures, page, tables
+from reports import figures, latex, page, tables
+from reports.answer import answer
 from reports.choice import Choice
 from reports.confirmation import confirmation_tables
 from reports.formats import write_table
@@ -20,13 +21,18 @@ EVERYTHING = Choice()
 
 
 def write_report(
-    study: Record, out: Path, top: int = 10, choice: Choice = EVERYTHING, width: str = "page"
+    study: Record,
+    out: Path,
+    top: int = 10,
+    choice: Choice = EVERYTHING,
+    width: str = "page",
+    paper: bool = False,
 ) -> Path:
     """Write `tables/`, `figures/`, `data/` and `index.html` under `out`; return the path of the page.
 
     `top` is the number of best trials a solver is judged by; where fewer have a finite objective those are
     used, and the tables say how many. A study that is still running is reported as far as it has come.
-    width: of the figures, one of `figures.WIDTHS`.
+    width: of the figures, one of `figures.WIDTHS`. paper: write `paper.tex` too.
     """
     folders = {name: out / name for name in ("tables", "figures", "data")}
     for folder in folders.values():
@@ -35,13 +41,16 @@ def write_report(
     view = View.of(study)
     written = [*tables.all_tables(view, top), *confirmation_tables(study, view)]
     for table in written:
-        write_table(table, folders["tables"])
+        write_table(table, folders["tables"], view.conditions)
     _write_parquet(study.trials, folders["data"] / "trials.parquet")
     _write_parquet(study.curves, folders["data"] / "curves.parquet")
     with figures.house_style(width):
         drawn = figures.all_figures(view)
         for picture in drawn:
             figures.write_figure(picture, folders["figures"])
+    if paper:
+        source = latex.paper(str(view.spec["problem"]), answer(view), view.conditions, written, drawn)
+        (out / "paper.tex").write_text(source, encoding="utf-8")
     html = out / "index.html"
     html.write_text(page.render(view, written, drawn, folders["figures"]), encoding="utf-8")
     return html

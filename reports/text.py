@@ -22,6 +22,8 @@ _GREEK = dict(
 _LATEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
+    "[": "{[}",  # at the start of a row it, or a star, would belong to the end of the last one
+    "*": "{*}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -161,7 +163,7 @@ def _latex_token(match: re.Match[str]) -> str:
 
 def _letter(letter: str) -> str:
     known = letter.isascii() or ("À" <= letter <= "ž" and letter not in _UNKNOWN)
-    return letter if known else f"[U+{ord(letter):04X}]"
+    return letter if known else f"{{[}}U+{ord(letter):04X}]"
 
 
 def _mathematical(letter: str) -> str:

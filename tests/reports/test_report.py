@@ -13,7 +13,7 @@ import pytest
 
 from harness.budget import KINDS
 from harness.record import Record
-from reports import figures, formats, statistics, tables
+from reports import figures, formats, latex, statistics, tables
 from reports.report import write_report
 from reports.view import View
 
@@ -122,7 +122,7 @@ def test_reasons_and_labels_are_escaped_in_html(out: Path) -> None:
 def test_latex_escapes_labels(record: Record) -> None:
     solvers = {**record.spec["solvers"], "bsgm": {**record.spec["solvers"]["bsgm"], "label": "A_1 & 50 % #"}}
     view = View.of(replace(record, spec={**record.spec, "solvers": solvers}))
-    written = formats.to_latex(tables.outcomes(view))
+    written = latex.table(tables.outcomes(view), view.conditions)
     assert r"$A_{\mathrm{1}}$ \& 50 \% \#" in written
     assert r"\toprule" in written and r"\textbf{" in written and r"data\_poisoning" in written
     assert "†" not in written
@@ -173,7 +173,7 @@ def test_partial_studies_are_reported(case: str, record: Record, tmp_path: Path)
         assert write_report(study, tmp_path).exists()
     else:  # all but the files, which take most of the time
         view = View.of(study)
-        assert all(formats.to_latex(table) for table in tables.all_tables(view, top=10))
+        assert all(latex.table(table) for table in tables.all_tables(view, top=10))
         with figures.house_style():
             drawn = {picture.name for picture in figures.all_figures(view)}
             assert drawn == set(FIGURES) - {"best_at_budget", "curves"}

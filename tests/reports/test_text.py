@@ -24,7 +24,7 @@ from reports import figures, text
         ("a_b_c", r"$a_{\mathrm{b\_c}}$"),
         ("Val ↓", r"Val $\downarrow$"),
         ("Łódź café", "Łódź café"),
-        ("中 Ж \u0301", "[U+4E2D] [U+0416] [U+0301]"),
+        ("中 Ж \u0301", "{[}U+4E2D] {[}U+0416] {[}U+0301]"),
     ],
 )
 def test_latex(plain: str, written: str) -> None:
