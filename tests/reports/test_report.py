@@ -124,7 +124,7 @@ def test_latex_escapes_labels(record: Record) -> None:
     view = View.of(replace(record, spec={**record.spec, "solvers": solvers}))
     written = latex.table(tables.outcomes(view), view.conditions)
     assert r"$A_{\mathrm{1}}$ \& 50 \% \#" in written
-    assert r"\toprule" in written and r"\textbf{" in written and r"data\_poisoning" in written
+    assert r"\toprule" in written and r"\textbf{" in written
     assert "†" not in written
 
 
