@@ -1,5 +1,6 @@
 """Whole reports: every file there, numbers right, hostile words harmless, partial studies welcome."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 
 from harness.budget import KINDS
 from harness.record import Record
-from reports import figures, formats, latex, statistics, tables
+from reports import figures, formats, latex, page, statistics, tables
 from reports.report import write_report
 from reports.view import View
 
@@ -105,11 +106,41 @@ def test_ledger_adds_up(out: Path) -> None:
 
 
 def test_page_stands_alone_and_its_links_arrive(out: Path, record: Record) -> None:
-    page = Page((out / "index.html").read_text(encoding="utf-8"))
-    assert page.outer == []
-    assert len(page.ids) == len(set(page.ids))
-    assert set(page.links) <= set(page.ids)
-    assert {f"trial-{trial}" for trial in record.trials["trial"]} <= set(page.ids)
+    read = Page((out / "index.html").read_text(encoding="utf-8"))
+    assert read.outer == []
+    assert len(read.ids) == len(set(read.ids))
+    assert set(read.links) <= set(read.ids)
+    assert {f"trial-{trial}" for trial in record.trials["trial"]} <= set(read.ids)
+
+
+def test_trials_can_be_brushed_and_solvers_hidden(out: Path, record: Record) -> None:
+    """What the page's script works on; looked at in a browser by hand."""
+    source = (out / "index.html").read_text(encoding="utf-8")
+    pressed = re.findall(r'aria-pressed="true" data-solver="(\w+)" data-colour="(#\w+)"', source)
+    assert [name for name, _ in pressed] == list(record.spec["solvers"])
+    assert dict(pressed)["bsgm"] == "#009E73"
+    heads = re.findall(r'<th scope="col" data-axis="(\w*)"><button type="button">(.*?)</button>', source)
+    scales = {heading: scale for scale, heading in heads}
+    assert (scales["Val ↓ (objective)"], scales["α"], scales["Outcome"], scales["b"]) == (
+        "linear",
+        "log",
+        "",
+        "",
+    )
+    assert source.count('data-solver="bsgm"') == 1 + 30
+
+
+def test_the_page_of_many_trials_is_thinned(record: Record, tmp_path: Path) -> None:
+    many = pd.concat([record.trials.assign(number=lambda t, i=i: t["number"] + 30 * i) for i in range(60)])
+    many["trial"] = many["solver"] + "/" + many["number"].astype(str)
+    view = View.of(
+        replace(record, trials=many.reset_index(drop=True), evaluations=record.evaluations.head(0))
+    )
+    table = tables.best(view, 10)
+    source = page.render(view, [table], [], tmp_path)
+    assert len(source) < 4e6 and "of 10800 trials" in source
+    read = Page(source)
+    assert set(read.links) - {"figures"} <= set(read.ids)
 
 
 def test_reasons_and_labels_are_escaped_in_html(out: Path) -> None:
