@@ -347,6 +347,16 @@ def export(folder: Folder, out: Annotated[Path, typer.Option(help="the file, e.g
 
 
 @app.command()
+def dashboard(
+    folder: Folder, out: Annotated[Path, typer.Option(help="the file, e.g. dashboard.log")]
+) -> None:
+    """Write a copy of a study for optuna-dashboard: parameters, each metric by its name, attributes."""
+    from harness.dashboard import write_dashboard
+
+    typer.echo(f"{out}: {write_dashboard(folder, out)} trials; next: optuna-dashboard {out}")
+
+
+@app.command()
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="a new folder")],
     places: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders, or exported files")],

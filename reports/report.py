@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from reports import figures, latex, page, tables
 from reports.answer import answer
 from reports.choice import Choice
 from reports.confirmation import confirmation_tables
+from reports.data import write_data
 from reports.formats import write_table
 from reports.view import View
 
@@ -42,8 +41,7 @@ def write_report(
     written = [*tables.all_tables(view, top), *confirmation_tables(study, view)]
     for table in written:
         write_table(table, folders["tables"], view.conditions)
-    _write_parquet(study.trials, folders["data"] / "trials.parquet")
-    _write_parquet(study.curves, folders["data"] / "curves.parquet")
+    write_data(study, folders["data"])
     with figures.house_style(width):
         drawn = figures.all_figures(view)
         for picture in drawn:
@@ -54,10 +52,3 @@ def write_report(
     html = out / "index.html"
     html.write_text(page.render(view, written, drawn, folders["figures"]), encoding="utf-8")
     return html
-
-
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """zstd; a column that mixes types (one solver's number, another's word) is written as text."""
-    mixed = [c for c in frame.columns if pd.api.types.infer_dtype(frame[c], skipna=True).startswith("mixed")]
-    texts = {c: frame[c].map(str, na_action="ignore") for c in mixed}
-    frame.assign(**texts).to_parquet(path, compression="zstd", index=False)

@@ -1,5 +1,6 @@
 """Whole reports: every file there, numbers right, hostile words harmless, partial studies welcome."""
 
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from harness.budget import KINDS
 from harness.record import Record
-from reports import figures, formats, latex, page, statistics, tables
+from reports import data, figures, formats, latex, page, statistics, tables
 from reports.report import write_report
 from reports.view import View
 
@@ -66,9 +67,30 @@ def test_every_file_is_there(out: Path) -> None:
     assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == expected
 
 
-def test_data_survives(out: Path, record: Record) -> None:
+def test_data_survives_and_says_what_it_is_of(out: Path, record: Record) -> None:
     read = pd.read_parquet(out / "data" / "trials.parquet")
-    pd.testing.assert_frame_equal(read, record.trials, check_dtype=False)
+    pd.testing.assert_frame_equal(read[list(record.trials)], record.trials, check_dtype=False)
+    assert set(read["problem"]) == {"data_poisoning"} and set(read["budget"]) == {2_000_000}
+    assert json.loads(read["options"][0]) == record.spec["options"]
+    assert dict(zip(read["solver"], read["label"], strict=True))["alset_dagger"] == "ALSET†"
+    assert (read["outcome"] == read["state"]).all()
+
+
+def test_what_did_not_fit_is_in_the_data(record: Record, tmp_path: Path) -> None:
+    still = record.trials["trial"] == "bsgm/4"
+    moved = record.trials["upper_iterations"].mask(still, 0)
+    data.write_data(replace(record, trials=record.trials.assign(upper_iterations=moved)), tmp_path)
+    read = pd.read_parquet(tmp_path / "trials.parquet").set_index("trial")
+    assert read["state"]["bsgm/4"] == "completed" and read["outcome"]["bsgm/4"] == "did not fit"
+
+
+def test_every_column_of_the_data_is_described(out: Path) -> None:
+    for name, (_, meanings) in data.FILES.items():
+        columns = set(pd.read_parquet(out / "data" / name))
+        assert not {column for column in columns if not data.described(column, meanings)}
+        assert {column for column in meanings if not column[-1].isupper()} <= columns
+    assert not data.described("surprise", data.TRIALS) and not data.described("surprise.x", data.TRIALS)
+    assert all(f"`{kind}`" in data.TRIALS["ledger.KIND"] for kind in KINDS)
 
 
 def test_top_k_against_hand_computation(out: Path, record: Record) -> None:
