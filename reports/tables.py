@@ -19,8 +19,8 @@ LEVEL_OF_TESTS = 0.05
 NEAR = 0.25
 TOP, FEWEST, MOST = 10, 20, 2000
 INTERVAL = ", with the exact (Clopper-Pearson) 95 % interval where the search is random"
-"""The best trials that an importance rests on at least, the trials that it needs, and those that it takes: the
-first of independent draws are as good as any."""
+"""The best trials that an importance rests on at least, the trials that it needs, and those that it takes:
+the first of independent draws are as good as any."""
 
 
 def all_tables(view: View, top: int) -> list[Table]:
