@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -302,19 +303,33 @@ def report(
             "--with", help="a study of the same protocol to report against: DIR, or an exported file"
         ),
     ] = None,
+    solvers: Annotated[str, typer.Option(help="show these only, in this order")] = "",
+    rename: Annotated[
+        str, typer.Option(metavar="SOLVER=LABEL,...", help="labels in place of the solvers' own")
+    ] = "",
+    params: Annotated[str, typer.Option(help="show these parameters only")] = "",
+    width: Annotated[str, typer.Option(help="of the figures in a paper: page or column")] = "page",
+    paper: Annotated[
+        bool, typer.Option("--paper", help="write paper.tex too, with tables and figures in place")
+    ] = False,
 ) -> None:
     """Write tables, figures and a page of a recorded study, or of an exported file (then --out is needed)."""
     from harness.commands import report_study
-    from harness.options import prices
+    from harness.options import names, one_of, pairs, prices
+    from reports.choice import Choice
+    from reports.figures import WIDTHS
     from reports.report import write_report
 
+    choice = Choice(names(solvers), pairs(names(rename), "--rename"), names(params))
+    one_of("--width", width, tuple(WIDTHS))
+    write = partial(write_report, choice=choice, width=width, paper=paper)
     if price or budget is not None:
         from reports.pricing import at_prices
 
-        writer = at_prices(prices(price or []), budget, write_report)
-        report_study(folder, others or [], top, out or _beside(folder, "repriced"), writer)
+        priced = at_prices(prices(price or []), budget, write)
+        report_study(folder, others or [], top, out or _beside(folder, "repriced"), priced)
     else:
-        report_study(folder, others or [], top, out or _beside(folder, "report"), write_report)
+        report_study(folder, others or [], top, out or _beside(folder, "report"), write)
 
 
 def _beside(folder: Path, name: str) -> Path:
@@ -329,6 +344,16 @@ def export(folder: Folder, out: Annotated[Path, typer.Option(help="the file, e.g
     from harness.commands import export_study
 
     export_study(folder, out)
+
+
+@app.command()
+def dashboard(
+    folder: Folder, out: Annotated[Path, typer.Option(help="the file, e.g. dashboard.log")]
+) -> None:
+    """Write a copy of a study for optuna-dashboard: parameters, each metric by its name, attributes."""
+    from harness.dashboard import write_dashboard
+
+    typer.echo(f"{out}: {write_dashboard(folder, out)} trials; next: optuna-dashboard {out}")
 
 
 @app.command()

@@ -19,7 +19,7 @@ from harness.draws import SAMPLERS, grid_size
 from harness.errors import HarnessError
 from harness.executors import default_workers, inline, on_ray
 from harness.interrupt import as_interrupts
-from harness.options import one_of, positive, valid_seed
+from harness.options import names, one_of, positive, valid_seed
 from harness.params import parameters
 from harness.plan import print_plan
 from harness.plugins import Plugins, fingerprint
@@ -255,17 +255,17 @@ def _names(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
                 f"no search space is shipped for problem {space.problem!r}; give one with --space FILE.toml"
             )
         return found
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if len(set(names)) < len(names) or not names:
+    given = names(text)
+    if len(set(given)) < len(given) or not given:
         raise HarnessError(f"--solvers must be different names with commas between, but got {text!r}")
-    return names
+    return list(given)
 
 
 def _redone(text: str, solvers: Iterable[str]) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
+    found = names(text)
+    for name in found:
         one_of("--redo", name, list(solvers))
-    return names
+    return list(found)
 
 
 def make_spec(

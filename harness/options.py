@@ -24,6 +24,11 @@ def pairs(given: Sequence[str], where: str) -> dict[str, str]:
     return found
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between; none for ""."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def prices(given: Sequence[str]) -> dict[str, float]:
     """KIND=PRICE words as a dict."""
     return {kind: _number(f"--price {kind}", text) for kind, text in pairs(given, "--price").items()}

@@ -144,7 +144,7 @@ def profile(views: dict[str, View], solvers: list[str]) -> Picture:
     reached = needed[np.isfinite(needed).any(axis=1)]
     ratios = (reached / reached.min(axis=1, keepdims=True))[np.isfinite(reached)]
     factors = np.geomspace(1, max(2.0, 1.1 * float(ratios.max(initial=1.0))), 200)
-    figure = figures.blank(3.2, 5.0)
+    figure = figures.blank(3.2, min(5.0, figures.full_width()))
     axes, first = figure.subplots(), next(iter(views.values()))
     for solver, share in zip(solvers, across.performance_profile(needed, factors), strict=True):
         panels.drawn(axes, first, solver, factors, share, drawstyle="steps-post")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 6.9  # inches: the text width of a two-column paper
+WIDTH = 6.9
+WIDTHS = {"page": WIDTH, "column": 3.35}
+"""Inches, of a two-column paper."""
+_BESIDE: Any = {
+    **{"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False},
+    **{"rotation": 90, "ha": "center", "va": "center"},
+}
 _FAILED = "A failed trial counts as worse than any other."
 
 
@@ -32,8 +40,8 @@ class Picture:
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
-    """The settings of every figure while it is drawn and saved; restored afterwards."""
+def house_style(width: str = "page") -> Iterator[None]:
+    """The settings of every figure while it is drawn and saved; restored afterwards. width: of WIDTHS."""
     import matplotlib
     import seaborn
 
@@ -41,9 +49,26 @@ def house_style() -> Iterator[None]:
     ticks = {"xtick.labelsize": 7, "ytick.labelsize": 7}
     lines = {"lines.linewidth": 1.3, "axes.linewidth": 0.7, "grid.linewidth": 0.5, "grid.color": "#e6e6e6"}
     saved = {"pdf.fonttype": 42, "ps.fonttype": 42, "savefig.dpi": 200, "svg.hashsalt": "bilevel-harness"}
+    letters = {
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "mathtext.fontset": "dejavusans",
+    }
     rest = {"axes.grid": True, "axes.axisbelow": True, "legend.frameon": False, "legend.handlelength": 3}
-    settings: Any = {**seaborn.axes_style("ticks"), **sizes, **ticks, **lines, **saved, **rest}
-    with matplotlib.rc_context(settings):
+    size = {"figure.figsize": (WIDTHS[width], 3.0)}
+    settings: Any = {
+        **size,
+        **seaborn.axes_style("ticks"),
+        **sizes,
+        **ticks,
+        **lines,
+        **saved,
+        **letters,
+        **rest,
+    }
+    logging.getLogger("matplotlib.mathtext").setLevel(logging.ERROR)
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn in place of a letter
         yield
 
 
@@ -63,7 +88,7 @@ def write_figure(picture: Picture, folder: Path) -> None:
 def curves(view: View) -> Picture:
     """Small multiples: one panel per solver and metric."""
     metrics = list(dict.fromkeys([view.objective, view.headline]))
-    across = min(3, len(view.solvers))
+    across = abreast(len(view.solvers))
     down = -(-len(view.solvers) // across)
     figure = blank(0.45 + len(metrics) * (0.25 + 1.35 * down))
     grid = _grid(view)
@@ -73,14 +98,13 @@ def curves(view: View) -> Picture:
         for solver in view.solvers:
             values = statistics.on_grid(view.judged_of(solver), f"metric.{metric}", grid)
             spreads[solver] = statistics.quantiles(values, (0.2, 0.5, 0.8))
-        block.suptitle(text.mathtext(view.metric_label(metric)), fontsize=8, fontweight="bold")
+        block.suptitle(text.mathtext(view.axis(metric)), fontsize=8, fontweight="bold")
         block.supxlabel("samples", fontsize=8)
         axes = block.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        axes.flat[0].set_yscale(view.scale(metric))
+        panels.scale(axes.flat[0], view.scale(metric))
         for panel, solver in zip(axes.flat, view.solvers, strict=False):
             panels.curve(panel, view, solver, metric, spreads, grid)
-        for panel in axes.flat[len(view.solvers) :]:
-            panel.set_axis_off()
+        panels.show_ticks(axes, np.arange(axes.size).reshape(axes.shape) < len(view.solvers))
     caption = (
         "Objective and headline metric along the budget: median (line) and 20-80 % band over a solver's "
         "trials that did not fail, its best trial by final objective (black), the other solvers' medians "
@@ -92,21 +116,22 @@ def curves(view: View) -> Picture:
 def parameters(view: View) -> Picture:
     """A row of panels per solver, a column per parameter that some solver searches."""
     names = [name for name in view.parameters if any(name in view.searched(s) for s in view.solvers)]
-    figure = blank(0.8 + 1.15 * len(view.solvers), max(WIDTH, 1.6 * len(names)))
+    figure = blank(0.8 + 1.15 * len(view.solvers), max(full_width(), 1.6 * len(names)))
     axes = figure.subplots(len(view.solvers), max(len(names), 1), sharex="col", sharey=True, squeeze=False)
-    axes.flat[0].set_yscale(view.scale(view.objective))
+    panels.scale(axes.flat[0], view.scale(view.objective))
+    drawn = np.array([[name in view.searched(s) for name in names or [""]] for s in view.solvers])
     for row, solver in zip(axes, view.solvers, strict=True):
-        row[0].set_ylabel(panels.two_lines(view.label(solver)))
         for panel, name in zip(row, names, strict=False):
             if name in view.searched(solver):
                 panels.sensitivity(panel, view, solver, name)
             else:
-                panel.grid(visible=False)
                 panels.note(panel, text.mathtext(view.drawn_from(solver, name, view.symbol)))
-    for panel, name in zip(axes[-1], names, strict=False):
+        row[0].annotate(panels.two_lines(view.label(solver)), (0, 0.5), xytext=(-34, 0), **_BESIDE)
+    panels.show_ticks(axes, drawn)
+    for panel, name in zip(axes[0], names, strict=False):
         symbol = view.symbol(name)
-        panel.set_xlabel(name if symbol == name else f"{name}\n({text.mathtext(symbol)})")
-    figure.supylabel(text.mathtext(view.metric_label(view.objective)), fontsize=8)
+        panel.set_title(name if symbol == name else f"{name}\n({text.mathtext(symbol)})")
+    figure.supylabel(text.mathtext(view.axis(view.objective)), fontsize=8)
     _outcome_legend(figure)
     caption = (
         "Final objective against every searched parameter: each trial by its outcome (did not fit: the "
@@ -119,15 +144,20 @@ def parameters(view: View) -> Picture:
 
 def distribution(view: View) -> Picture:
     """Boxes and points beside the empirical distribution, one axis for the objective."""
-    figure = blank(3.0)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
-    left.set_yscale(view.scale(view.objective))
+    if abreast(3) == 3:
+        figure = blank(3.0)
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
+    else:
+        figure = blank(5.4)
+        left, right = figure.subplots(2, 1, sharey=True)
+        right.set_ylabel(text.mathtext(view.axis(view.objective)))
+    panels.scale(left, view.scale(view.objective))
     panels.spread(left, view)
     panels.shares(right, view)
     legend(figure, right)
     caption = (
-        "Final objective of all trials. Left: quartiles, whiskers to 1.5 times the interquartile range, "
-        "every trial a point, failed or unscored trials as crosses on the upper edge. Right: share of all "
+        "Final objective of all trials. Boxes: quartiles, whiskers to 1.5 times the interquartile range, "
+        "every trial a point, failed or unscored trials as crosses on the upper edge. Steps: share of all "
         f"trials, failed ones included, at or below an objective. {view.conditions}"
     )
     return Picture("distribution", "Distribution of the objective", caption, finish(figure))
@@ -135,26 +165,27 @@ def distribution(view: View) -> Picture:
 
 def tuning(view: View) -> Picture:
     """Best objective of a search by its trials, its samples, and its samples with the evaluations."""
-    across = min(3, len(view.solvers))
+    across = abreast(len(view.solvers))
     down = -(-len(view.solvers) // across)
-    figure = blank(0.6 + 1.75 * (down + 1))
-    top, bottom = figure.subfigures(2, 1, height_ratios=(down, 1.05), squeeze=False)[:, 0]
+    below = 1 if abreast(3) == 3 else 2
+    figure = blank(0.6 + 1.75 * (down + below))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(down, 1.05 * below), squeeze=False)[:, 0]
     panes = top.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    panes.flat[0].set_yscale(view.scale(view.objective))
+    panels.scale(panes.flat[0], view.scale(view.objective))
     for axes, solver in zip(panes.flat, view.solvers, strict=False):
-        panels.tuning_curve(axes, view, solver, "trials").set_title(text.mathtext(view.label(solver)))
+        panels.tuning_curve(axes, view, solver, "trials").set_title(panels.one_line(view.label(solver)))
         panels.log_axis(axes)
-    for axes in panes.flat[len(view.solvers) :]:
-        axes.set_axis_off()
+    panels.show_ticks(panes, np.arange(panes.size).reshape(panes.shape) < len(view.solvers))
     top.supxlabel("trials", fontsize=8)
-    top.supylabel(text.mathtext(view.short(view.objective)), fontsize=8)
-    pair = bottom.subplots(1, 2, sharey=True)
-    pair[0].set_yscale(view.scale(view.objective))
+    top.supylabel(text.mathtext(view.axis(view.objective)), fontsize=8)
+    pair = bottom.subplots(below, 2 // below, sharey=True)
+    panels.scale(pair[0], view.scale(view.objective))
     for axes, unit in zip(pair, ("samples", "all samples"), strict=True):
         for solver in view.solvers:
             panels.best_by_effort(axes, view, solver, unit)
         panels.log_axis(axes).set_xlabel(panels.EFFORTS[unit])
-    pair[0].set_ylabel(text.mathtext(view.short(view.objective)))
+    for axes in pair[:below]:
+        axes.set_ylabel(text.mathtext(view.axis(view.objective)))
     legend(figure, pair[1])
     caption = f"{_tuned(view)} {_FAILED} {view.conditions}"
     return Picture("tuning", "Tuning curves", caption, finish(figure))
@@ -162,8 +193,8 @@ def tuning(view: View) -> Picture:
 
 def _tuned(view: View) -> str:
     costs = (
-        "Samples: trials times the mean samples of a trial of the solver; right: with those of the final "
-        "evaluation, which a search needs to rank its trials."
+        "Samples: trials times the mean samples of a trial of the solver; last panel: with those of the "
+        "final evaluation, which a search needs to rank its trials."
     )
     what = view.metric_label(view.objective)
     if not view.independent:
@@ -184,7 +215,7 @@ def _tuned(view: View) -> str:
 
 def samples_to_target(view: View) -> Picture:
     """Samples to reach targets of the objective, by simulated restarts."""
-    figure = blank(3.2, 5.0)
+    figure = blank(3.2, min(5.0, full_width()))
     goals = view.targets
     axes = panels.to_targets(figure.subplots(), view, goals, np.random.default_rng(0))
     legend(figure, axes)
@@ -200,9 +231,9 @@ def samples_to_target(view: View) -> Picture:
 
 def best_at_budget(view: View) -> Picture:
     """What would have been chosen had the budget been smaller."""
-    figure = blank(3.2, 5.0)
+    figure = blank(3.2, min(5.0, full_width()))
     axes = panels.chosen_at_budget(figure.subplots(), view, _grid(view))
-    axes.set_yscale(view.scale(view.headline))
+    panels.scale(axes, view.scale(view.headline))
     legend(figure, axes)
     caption = (
         f"At every budget, {view.metric_label(view.headline)} of the trial with the lowest "
@@ -220,9 +251,22 @@ def _grid(view: View) -> statistics.Floats:
     return statistics.sample_grid(view.judged, budget)
 
 
-def blank(height: float, width: float = WIDTH) -> Figure:
+def full_width() -> float:
+    import matplotlib
+
+    return float(matplotlib.rcParams["figure.figsize"][0])
+
+
+def abreast(panes: int) -> int:
+    """How many of `panes` panels stand side by side."""
+    return min(panes, 3 if full_width() > 5 else 2)
+
+
+def blank(height: float, width: float | None = None) -> Figure:
+    """width: inches; by default, and at most, the full width."""
     from matplotlib.figure import Figure
 
+    width = full_width() if width is None else width
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports import text
+from reports import latex, text
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Table:
         return len(self.columns[0].cells)
 
 
-def write_table(table: Table, folder: Path) -> None:
-    """`NAME.md`, `NAME.csv` and `NAME.tex` in `folder`."""
-    for suffix, content in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
+def write_table(table: Table, folder: Path, settings: str = "") -> None:
+    """`NAME.md`, `NAME.csv` and `NAME.tex` in `folder`; settings: see `latex.table`."""
+    written = {"md": to_markdown(table), "csv": to_csv(table), "tex": latex.table(table, settings)}
+    for suffix, content in written.items():
         (folder / f"{table.name}.{suffix}").write_text(content, encoding="utf-8")
 
 
@@ -62,31 +63,6 @@ def to_markdown(table: Table) -> str:
         f"\n{text.markdown(row)}: {', '.join(trials)}." for row, trials in table.behind.items() if trials
     ]
     return "\n".join(lines) + "\n"
-
-
-def to_latex(table: Table) -> str:
-    """A booktabs table; needs `\\usepackage{booktabs}` and nothing else."""
-    columns = range(len(table.columns))
-    headings: dict[object, str] = {i: text.latex(table.columns[i].heading) for i in columns}
-    cells = pd.DataFrame({i: table.columns[i].cells for i in columns}, dtype=object)
-    styles = pd.DataFrame({i: _bold_style(table, i) for i in columns}, dtype=object)
-    styler = cells.style.format(lambda cell: text.latex(str(cell))).hide(axis="index")
-    styler = styler.format_index(lambda place: headings[place], axis="columns")
-    styler = styler.apply(lambda _: styles, axis=None)
-    written = styler.to_latex(
-        hrules=True,
-        position="t",
-        position_float="centering",
-        column_format="l" + "r" * (len(columns) - 1),
-        caption=text.latex(table.caption),
-        label=f"tab:{table.name}",
-    )
-    return str(written).replace("\\centering\n", "\\centering\n\\footnotesize\n", 1)
-
-
-def _bold_style(table: Table, column: int) -> list[str]:
-    marks = table.columns[column].bold or [False] * table.rows
-    return ["textbf:--rwrap;" if mark else "" for mark in marks]
 
 
 def _emphasis(column: Column, row: int) -> str:

@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from reports import formats, text
+from reports import formats, latex, looks, text
 from reports.answer import answer
 from reports.figures import Picture
 from reports.formats import Column, Table
@@ -19,21 +20,25 @@ from reports.view import View, outcome
 if TYPE_CHECKING:
     from jinja2 import Template
 
-
-MOST = 5000
+MOST_TRIALS = 3000
 """Trials that a page lists."""
+NO_AXIS = ("Trial", "Fallbacks", "Seconds")
 
 
 def render(view: View, tables: list[Table], pictures: list[Picture], folder: Path) -> str:
     """The page; `folder` holds the saved files of `pictures`."""
-    trials = listed(view)
+    trials = _on_the_page(view, tables)
+    columns = trial_columns(view, trials)
+    identity = (trials["trial"], outcome(trials), trials["solver"])
     return _template("page.html.j2").render(
         view=view,
         answer=answer(view),
         tables=[(table, _downloads(table)) for table in tables],
         pictures=[(picture, _embedded(picture, folder)) for picture in pictures],
-        trials=trial_columns(view, trials),
-        rows=list(zip(trials["trial"].astype(str), outcome(trials).astype(str), strict=True)),
+        trials=columns,
+        axes=[_axis(column) for column in columns],
+        rows=list(zip(*(column.astype(str) for column in identity), strict=True)),
+        colours={solver: looks.look(solver, view.solvers).colour for solver in view.solvers},
         solvers={s: view.spec["solvers"].get(s, {}) for s in view.solvers},
     )
 
@@ -63,25 +68,46 @@ def _template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def listed(view: View) -> pd.DataFrame:
-    """The trials of the page: all, and of more than a browser can show the best of every solver."""
-    if len(view.trials) <= MOST:
+def _on_the_page(view: View, tables: list[Table]) -> pd.DataFrame:
+    """The trials that the page lists: all, or of many those that a table refers to, and of each solver the
+    best and an even share of the rest."""
+    if len(view.trials) <= MOST_TRIALS:
         return view.trials
-    each = MOST // len(view.solvers)
-    best = [view.of_solver(s).sort_values("objective", kind="stable").head(each) for s in view.solvers]
-    return pd.concat(best).sort_index()
+    named = {trial for table in tables for behind in table.behind.values() for trial in behind}
+    linked = {link for table in tables for column in table.columns for link in column.links}
+    each = max(1, MOST_TRIALS // (2 * len(view.solvers)))
+    kept = view.trials["trial"].isin(named) | ("trial-" + view.trials["trial"].astype(str)).isin(linked)
+    for solver in view.solvers:
+        own = view.of_solver(solver)
+        kept[own["objective"].nsmallest(each).index] = True
+        kept[own.index[:: max(1, len(own) // each)]] = True
+    return view.trials[kept]
+
+
+def _axis(column: Column) -> str:
+    """The scale of a column's axis in the parallel coordinates; "": it has none."""
+    if column.heading in NO_AXIS or not all(_is_number(key) for key in column.keys):
+        return ""
+    values = np.array([key for key in column.keys if key is not None and np.isfinite(key)], dtype=float)
+    if np.unique(values).size < 2:
+        return ""
+    return "log" if values.min() > 0 and values.max() > 100 * values.min() else "linear"
+
+
+def _is_number(key: object) -> bool:
+    return key is None or (isinstance(key, (int, float, np.number)) and not isinstance(key, bool))
 
 
 def trial_columns(view: View, trials: pd.DataFrame) -> list[Column]:
-    """Trials with their outcomes, scores, configurations and costs."""
+    """Trials with their outcome, scores, configuration and cost."""
     kinds = outcome(trials)
     columns = [
         Column("Trial", list(trials["trial"].astype(str)), list(trials["number"])),
         Column("Outcome", list(kinds.astype(str)), list(kinds)),
-        _scores(f"{view.short(view.objective)} (objective)", trials["objective"]),
+        _scores(f"{view.heading(view.objective)} (objective)", trials["objective"]),
     ]
     metrics = [c for c in trials.columns if c.startswith("metric.") and c != f"metric.{view.objective}"]
-    columns += [_scores(view.short(c.removeprefix("metric.")), trials[c]) for c in metrics]
+    columns += [_scores(view.heading(c.removeprefix("metric.")), trials[c]) for c in metrics]
     for name in view.parameters:
         values = view.values(trials, name)
         columns.append(Column(view.symbol(name), [text.parameter(v) for v in values], values))
@@ -114,7 +140,7 @@ def _scores(heading: str, values: pd.Series[float]) -> Column:
 def _downloads(table: Table) -> dict[str, str]:
     contents = {
         "csv": formats.to_csv(table),
-        "tex": formats.to_latex(table),
+        "tex": latex.table(table),
         "md": formats.to_markdown(table),
     }
     return {

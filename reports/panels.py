@@ -1,26 +1,24 @@
-"""Plots that take an Axes and return it; the look of every solver, the same in all figures."""
+"""Plots that take an Axes and return it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from reports import bands, statistics, text
+from reports import bands, looks, statistics, text
+from reports.looks import Look
 from reports.view import View, outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 Spreads = dict[str, statistics.Floats]  # solver: (low, median, high) along a grid of samples
 
-# Okabe and Ito 2008, told apart with every common colour blindness; without their yellow, too pale for lines.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 QUIET = "#8a8a8a"
 MANY = 2000
 """More points than that are drawn as pixels, also in PDF and SVG, which no viewer opens with every one."""
@@ -32,19 +30,8 @@ OUTCOME_MARKS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """Colour, line and marker of one solver."""
-
-    colour: str
-    line: str | tuple[int, tuple[float, ...]]
-    marker: str
-
-
 def look(view: View, solver: str) -> Look:
-    """By the solver's place in the study; the cycles differ in length, so 168 solvers look different."""
-    place = view.solvers.index(solver)
-    return Look(_COLOURS[place % len(_COLOURS)], _LINES[place % len(_LINES)], _MARKERS[place % len(_MARKERS)])
+    return looks.look(solver, view.solvers)
 
 
 def note(axes: Axes, words: str) -> Axes:
@@ -55,44 +42,85 @@ def note(axes: Axes, words: str) -> Axes:
 
 def two_lines(label: str) -> str:
     """A label for a narrow place: what stands in brackets goes below."""
-    return text.mathtext(label.replace(" (", "\n("))
+    return "\n".join(map(one_line, label.replace(" (", "\n(", 1).split("\n")))
+
+
+def one_line(label: str) -> str:
+    """A label above a panel, as long as one panel is wide."""
+    return text.mathtext(text.plain(label, 26))
 
 
 def log_axis(axes: Axes) -> Axes:
-    """A log x axis labelled at powers of ten, also at 2 and 5 where those are few; linear without data."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    if not np.isfinite(axes.dataLim.minposx):
-        return axes
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.tick(value)))
-    axes.xaxis.set_minor_locator(NullLocator())
+    """A log x axis; linear without data."""
+    if np.isfinite(axes.dataLim.minposx):
+        axes.set_xscale("log")
+        _ticks(axes.xaxis)
     return axes
+
+
+def scale(axes: Axes, kind: str) -> Axes:
+    """The y axis, "log" or "linear", of `axes` and those that share it; before anything is drawn."""
+    axes.set_yscale(kind)
+    if kind == "log":
+        _ticks(axes.yaxis)
+    return axes
+
+
+def _ticks(axis: Axis) -> None:
+    """Ticks of a log axis at powers of ten, also at 2 and 5 where those are few, labelled in one style."""
+    from matplotlib.ticker import Formatter, LogLocator, NullLocator
+
+    class Few(LogLocator):
+        def tick_values(self, vmin: float, vmax: float) -> Any:
+            self.set_params(subs=(1.0, 2.0, 5.0) if vmax < 200 * vmin else (1.0,))
+            return super().tick_values(vmin, vmax)
+
+    class InOneStyle(Formatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return self.format_ticks([x])[0]
+
+        def format_ticks(self, values: Any) -> list[str]:
+            low, high = sorted(axis.get_view_interval())
+            seen = [value for value in values if low <= value <= high]
+            return [text.ticks([value, *seen])[0] for value in values]
+
+    axis.set_major_locator(Few())
+    axis.set_major_formatter(InOneStyle())
+    axis.set_minor_locator(NullLocator())
+
+
+def show_ticks(grid: NDArray[Any], drawn: NDArray[np.bool_]) -> None:
+    """Of panels that share their axes, label the lowest and the leftmost one that is drawn; hide the others'
+    frames. drawn: as `grid`, (rows, columns)."""
+    for place, axes in np.ndenumerate(grid):
+        if not drawn[place]:
+            axes.set_axis_off()
+            continue
+        row, column = place
+        axes.tick_params(labelbottom=not drawn[row + 1 :, column].any())
+        axes.tick_params(labelleft=not drawn[row, :column].any())
 
 
 def curve(
     axes: Axes, view: View, solver: str, metric: str, spreads: Spreads, grid: statistics.Floats
 ) -> Axes:
     """Median and 20-80 % band over the trials of `solver`, its best trial, and the other solvers' medians."""
-    for other, (_, middle, _) in spreads.items():
-        if other != solver:
-            axes.plot(grid, middle, color="#c8c8c8", linewidth=0.7, zorder=1)
+    axes.set_title(one_line(view.label(solver)))
     low, middle, high = spreads[solver]
+    if not np.isfinite(middle).any():
+        return note(axes, "no curve recorded")
+    for other, (_, median, _) in spreads.items():
+        if other != solver:
+            axes.plot(grid, median, color="#c8c8c8", linewidth=0.7, zorder=1)
     style = look(view, solver)
-    if np.isfinite(middle).any():
-        axes.fill_between(grid, low, high, color=style.colour, alpha=0.22, linewidth=0, zorder=2)
-        axes.plot(grid, middle, color=style.colour, zorder=3)
-    else:
-        note(axes, "no curve recorded")
+    axes.fill_between(grid, low, high, color=style.colour, alpha=0.22, linewidth=0, zorder=2)
+    axes.plot(grid, middle, color=style.colour, zorder=3)
     points = view.judged_of(solver)
     points = points[points["ledger.total"] > 0]
     for number in statistics.top(view.of_solver(solver), 1)["number"]:
         best = points[points["number"] == number]
         across, height = best["ledger.total"], best[f"metric.{metric}"]
         axes.plot(across, height, color="black", linewidth=0.8, marker=style.marker, markersize=2, zorder=4)
-    axes.set_title(text.mathtext(view.label(solver)))
     return log_axis(axes)
 
 
@@ -157,7 +185,7 @@ def spread(axes: Axes, view: View) -> Axes:
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(view.solvers) - 0.4)
-    axes.set_ylabel(text.mathtext(view.metric_label(view.objective)))
+    axes.set_ylabel(text.mathtext(view.axis(view.objective)))
     return axes
 
 
@@ -234,7 +262,7 @@ def chosen_at_budget(axes: Axes, view: View, grid: statistics.Floats) -> Axes:
             style: dict[str, Any] = {"markevery": 1} if measured else {"drawstyle": "steps-post"}
             drawn(axes, view, solver, chosen["samples"], chosen["headline"], **style)
     axes.set_xlabel("budget, samples per trial")
-    axes.set_ylabel(text.mathtext(view.metric_label(view.headline)))
+    axes.set_ylabel(text.mathtext(view.axis(view.headline)))
     return log_axis(axes)
 
 

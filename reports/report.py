@@ -5,43 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from reports import figures, page, tables
+from reports import figures, latex, page, tables
+from reports.answer import answer
+from reports.choice import Choice
 from reports.confirmation import confirmation_tables
+from reports.data import write_data
 from reports.formats import write_table
 from reports.view import View
 
 if TYPE_CHECKING:
     from harness.record import Record
 
+EVERYTHING = Choice()
 
-def write_report(study: Record, out: Path, top: int = 10) -> Path:
+
+def write_report(
+    study: Record,
+    out: Path,
+    top: int = 10,
+    choice: Choice = EVERYTHING,
+    width: str = "page",
+    paper: bool = False,
+) -> Path:
     """Write `tables/`, `figures/`, `data/` and `index.html` under `out`; return the path of the page.
 
     `top` is the number of best trials a solver is judged by; where fewer have a finite objective those are
     used, and the tables say how many. A study that is still running is reported as far as it has come.
+    width: of the figures, one of `figures.WIDTHS`. paper: write `paper.tex` too.
     """
     folders = {name: out / name for name in ("tables", "figures", "data")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
+    study = choice.of(study)
     view = View.of(study)
     written = [*tables.all_tables(view, top), *confirmation_tables(study, view)]
     for table in written:
-        write_table(table, folders["tables"])
-    _write_parquet(study.trials, folders["data"] / "trials.parquet")
-    _write_parquet(study.curves, folders["data"] / "curves.parquet")
-    with figures.house_style():
+        write_table(table, folders["tables"], view.conditions)
+    write_data(study, folders["data"])
+    with figures.house_style(width):
         drawn = figures.all_figures(view)
         for picture in drawn:
             figures.write_figure(picture, folders["figures"])
+    if paper:
+        source = latex.paper(str(view.spec["problem"]), answer(view), view.conditions, written, drawn)
+        (out / "paper.tex").write_text(source, encoding="utf-8")
     html = out / "index.html"
     html.write_text(page.render(view, written, drawn, folders["figures"]), encoding="utf-8")
     return html
-
-
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """zstd; a column that mixes types (one solver's number, another's word) is written as text."""
-    mixed = [c for c in frame.columns if pd.api.types.infer_dtype(frame[c], skipna=True).startswith("mixed")]
-    texts = {c: frame[c].map(str, na_action="ignore") for c in mixed}
-    frame.assign(**texts).to_parquet(path, compression="zstd", index=False)

@@ -19,8 +19,8 @@ LEVEL_OF_TESTS = 0.05
 NEAR = 0.25
 TOP, FEWEST, MOST = 10, 20, 2000
 INTERVAL = ", with the exact (Clopper-Pearson) 95 % interval where the search is random"
-"""The best trials that an importance rests on at least, the trials that it needs, and those that it takes: the
-first of independent draws are as good as any."""
+"""The best trials that an importance rests on at least, the trials that it needs, and those that it takes:
+the first of independent draws are as good as any."""
 
 
 def all_tables(view: View, top: int) -> list[Table]:
@@ -63,21 +63,21 @@ def best(view: View, top: int) -> Table:
     shown = [_words("Solver", data["label"])]
     for metric in columns:
         best_of = data[f"{metric} best"]
-        shown.append(_scores(f"{view.short(metric)}, best", best_of, view.better(metric), to_best))
+        shown.append(_scores(f"{view.heading(metric)}, best", best_of, view.better(metric), to_best))
     for metric in columns:
         mean, std = data[f"{metric} mean"], data[f"{metric} std"]
         digits = text.decimals(mean)
         cells = [text.spread(m, s, digits) for m, s in zip(mean, std, strict=True)]
         shown.append(
             Column(
-                f"{view.short(metric)}, top {top}",
+                f"{view.heading(metric)}, top {top}",
                 cells,
                 list(mean),
                 _best(mean, view.better(metric)),
                 to_top,
             )
         )
-    shown.append(_scores(f"{view.short(view.objective)}, median", data["median"], "lower", []))
+    shown.append(_scores(f"{view.heading(view.objective)}, median", data["median"], "lower", []))
     counts = data[[f"{metric} averaged" for metric in columns]].astype(str)
     used = ["/".join(dict.fromkeys(row)) for row in counts.to_numpy()]
     of = [f"{n} of {recorded}" for n, recorded in zip(used, data["trials"], strict=True)]
@@ -111,7 +111,7 @@ def configurations(view: View) -> Table:
     shown.append(_numbers("Iterations", chosen["upper_iterations"], text.count))
     scores = {view.headline: f"metric.{view.headline}"} | {view.objective: "objective"}
     shown += [
-        _scores(view.short(metric), chosen[column], view.better(metric), links)
+        _scores(view.heading(metric), chosen[column], view.better(metric), links)
         for metric, column in scores.items()
     ]
     shown.append(_words("Trial", chosen["trial"], links))
@@ -128,7 +128,7 @@ def spaces(view: View) -> Table:
     """The search spaces as they were run; the paper's Table 2."""
     shown = [Column("Solver", [view.label(s) for s in view.solvers], [view.label(s) for s in view.solvers])]
     data = pd.DataFrame({"solver": view.solvers})
-    for name in dict.fromkeys(name for solver in view.solvers for name in view.space(solver)):
+    for name in view.parameters:
         cells = [view.drawn_from(solver, name, view.symbol) for solver in view.solvers]
         shown.append(Column(view.symbol(name), cells, cells))
         data[name] = [view.drawn_from(solver, name) for solver in view.solvers]
@@ -316,7 +316,7 @@ def sensitivity(view: View) -> Table:
     """Which parameters decide, and how much of the space is nearly as good as the best."""
     best, near = _near(view)
     winner = view.trials["objective"].idxmin() if np.isfinite(best) else None
-    names = list(dict.fromkeys(name for solver in view.solvers for name in view.searched(solver)))
+    names = [name for name in view.parameters if any(name in view.searched(s) for s in view.solvers)]
     rows = []
     for solver in view.solvers:
         trials = view.draws(solver)

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MISSING = "–"
@@ -21,12 +22,14 @@ _GREEK = dict(
 _LATEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
+    "[": "{[}",  # at the start of a row it, or a star, would belong to the end of the last one
+    "*": "{*}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     THIN: r"\,",
     "±": r"$\pm$",
     "×": r"$\times$",
@@ -37,9 +40,22 @@ _LATEX = {
     "‡": r"$^{\ddagger}$",
     "ℓ": r"$\ell$",
     "∞": r"$\infty$",
+    "²": "$^2$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "–": "--",
+    "…": r"\dots{}",
     **{letter: f"$\\{name}$" for letter, name in _GREEK.items()},
 }
-SYMBOL = r"(?<!\w)([^\W\d_])_(\w+)"  # one letter with a subscript: η_LL, but not lower_steps
+_LETTER = f"[A-Za-z{''.join(_GREEK)}]"
+SYMBOL = (
+    rf"(?<!\w)({_LETTER})_([A-Za-z0-9_]+)(?!\w)"  # one letter with a subscript: η_LL, but not lower_steps
+)
+_ALONE = re.compile(rf"(= )?({_LETTER})")  # a whole text that is one letter: a symbol, perhaps of a tie
+_GREEK_NAME = re.compile(rf"(?<![^\W_])({'|'.join(_GREEK.values())})(?![^\W_])")
+_BY_NAME = {name: letter for letter, name in _GREEK.items()}
+# What pdfLaTeX in its old encoding does not know of Latin-1 and Latin Extended-A.
+_UNKNOWN = "ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲų"
 _TOKEN = re.compile(rf"{SYMBOL}|([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)|(.)", re.DOTALL)
 
 
@@ -103,30 +119,51 @@ def bound(value: float) -> str:
     return _ten_to(round(exponent)) if far and abs(exponent - round(exponent)) < 1e-12 else parameter(value)
 
 
-def tick(value: float) -> str:
-    """A tick of a log axis, at 1, 2 or 5 times a power of ten."""
-    if 0.1 <= value <= 10_000:
-        return f"{value:g}"
-    mantissa, exponent = f"{value:.0e}".split("e")
-    return _ten_to(int(exponent)) if mantissa == "1" else f"{mantissa}×{_ten_to(int(exponent))}"
+def ticks(values: Sequence[float]) -> list[str]:
+    """Ticks of a log axis, at 1, 2 or 5 times a power of ten: plain, or all of them as powers."""
+    if all(0.1 <= value <= 10_000 for value in values):
+        return [f"{value:g}" for value in values]
+    parts = [f"{value:.0e}".split("e") for value in values]
+    return [f"{'' if digit == '1' else digit + '×'}{_ten_to(int(exponent))}" for digit, exponent in parts]
 
 
 def _ten_to(exponent: int) -> str:
     return "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
+def greek(symbol: str) -> str:
+    """A symbol with its Greek letters: alpha is α, eta_LL is η_LL."""
+    return _GREEK_NAME.sub(lambda match: _BY_NAME[match[1]], symbol)
+
+
+def plain(words: str, most: int) -> str:
+    """`words` in one line of at most `most` letters; what is not to be seen, or moves others, as a �."""
+    line = " ".join(words.split())
+    seen = "".join("�" if unicodedata.category(letter)[0] == "C" else letter for letter in line)
+    return seen if len(seen) <= most else seen[: most - 1] + "…"
+
+
 def latex(text: str) -> str:
-    """`text` for a LaTeX document: specials escaped; Greek, powers and subscripted symbols in math mode."""
+    """`text` for a LaTeX document: specials escaped; Greek, powers and subscripted symbols in math mode; what
+    pdfLaTeX has no letter for as its code point."""
+    if alone := _ALONE.fullmatch(text):
+        return f"{alone[1] or ''}${_mathematical(alone[2])}$"
     return _TOKEN.sub(_latex_token, text)
 
 
 def _latex_token(match: re.Match[str]) -> str:
     base, subscript, power, other = match.groups()
     if base:
-        return f"${_mathematical(base)}_{{\\mathrm{{{latex(subscript)}}}}}$"
+        inner = subscript.replace("_", r"\_")
+        return f"${_mathematical(base)}_{{\\mathrm{{{inner}}}}}$"
     if power:
         return f"$^{{{power.translate(_PLAIN)}}}$"
-    return _LATEX.get(other, other)
+    return _LATEX.get(other) or _letter(other)
+
+
+def _letter(letter: str) -> str:
+    known = letter.isascii() or ("À" <= letter <= "ž" and letter not in _UNKNOWN)
+    return letter if known else f"{{[}}U+{ord(letter):04X}]"
 
 
 def _mathematical(letter: str) -> str:
@@ -134,11 +171,17 @@ def _mathematical(letter: str) -> str:
 
 
 def mathtext(text: str) -> str:
-    """`text` for a matplotlib label: dollars are dollars, subscripted symbols are set as such."""
+    """`text` for a matplotlib label: dollars are dollars, letters that are symbols are set as such."""
+    if alone := _ALONE.fullmatch(text):
+        return f"{alone[1] or ''}${_mathematical(alone[2])}$"
     escaped = text.replace("$", r"\$")
-    return re.sub(
-        SYMBOL, lambda m: f"${_mathematical(m[1])}_{{\\mathrm{{{m[2].replace('_', ' ')}}}}}$", escaped
-    )
+    return re.sub(rf"(\\?){SYMBOL}", _mathtext_symbol, escaped)
+
+
+def _mathtext_symbol(match: re.Match[str]) -> str:
+    before, base, subscript = match.groups()
+    apart = f"{before} " if before else ""  # else the backslash would make the dollar a letter
+    return f"{apart}${_mathematical(base)}_{{\\mathrm{{{subscript.replace('_', ' ')}}}}}$"
 
 
 def markdown(text: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from reports import statistics
-from reports.text import MISSING, bound, count, parameter
+from reports.text import MISSING, bound, count, greek, parameter, plain
 
 if TYPE_CHECKING:
     from harness.record import Record
@@ -36,6 +38,7 @@ ALONG = {
     "lower variable of the moment); harness run --evaluate-at 0.05,0.2,0.5 measures what they only suggest",
 }
 DECADES = 1e3
+LONGEST_LABEL = 48
 
 
 @dataclass(frozen=True)
@@ -135,13 +138,25 @@ class View:
         return self.judged[self.judged["solver"] == solver]
 
     def label(self, solver: str) -> str:
-        return str(self.spec["solvers"].get(solver, {}).get("label", solver))
+        return plain(str(self.spec["solvers"].get(solver, {}).get("label", solver)), LONGEST_LABEL)
 
     def metric_label(self, metric: str) -> str:
-        return str(self.spec["metrics"].get(metric, {}).get("label", metric))
+        return plain(str(self.spec["metrics"].get(metric, {}).get("label", metric)), LONGEST_LABEL)
 
     def short(self, metric: str) -> str:
-        return str(self.spec["metrics"].get(metric, {}).get("short", metric))
+        return plain(str(self.spec["metrics"].get(metric, {}).get("short", metric)), LONGEST_LABEL)
+
+    def arrow(self, metric: str) -> str:
+        """The better direction."""
+        return "↑" if self.better(metric) == "higher" else "↓"
+
+    def axis(self, metric: str) -> str:
+        """The label of an axis."""
+        return f"{self.metric_label(metric)} {self.arrow(metric)}"
+
+    def heading(self, metric: str) -> str:
+        """The head of a column."""
+        return f"{self.short(metric)} {self.arrow(metric)}"
 
     def better(self, metric: str) -> str:
         """ "lower" or "higher"."""
@@ -188,16 +203,26 @@ class View:
 
     @property
     def parameters(self) -> list[str]:
-        """Every parameter of every solver, in the order the spaces first name them."""
+        """Every parameter of every solver that is to be shown, in the order the spaces first name them."""
         named = [name for solver in self.solvers for name in self.space(solver)]
         recorded = [c.removeprefix("param.") for c in self.trials.columns if c.startswith("param.")]
-        return list(dict.fromkeys(named + recorded))
+        chosen = self.spec.get("params", [])
+        return [name for name in dict.fromkeys(named + recorded) if name in chosen or not chosen]
 
     def symbol(self, name: str) -> str:
-        """The papers' symbol of a parameter where all solvers agree on one, else its name."""
-        declared = [self.spec["solvers"][s].get("parameters", {}) for s in self.spec["solvers"]]
-        symbols = {entry[name]["symbol"] for entry in declared if entry.get(name, {}).get("symbol")}
-        return str(symbols.pop()) if len(symbols) == 1 else name
+        """The papers' symbol of a parameter, which most solvers of the study give it, unless that is another
+        parameter's too; then, and without one, its name."""
+        found = self._symbols.get(name, name)
+        return name if list(self._symbols.values()).count(found) > 1 else found
+
+    @cached_property
+    def _symbols(self) -> dict[str, str]:
+        given: dict[str, Counter[str]] = {}
+        for entry in self.spec["solvers"].values():
+            for name, told in entry.get("parameters", {}).items():
+                if told.get("symbol"):
+                    given.setdefault(name, Counter())[greek(plain(str(told["symbol"]), LONGEST_LABEL))] += 1
+        return {name: symbols.most_common(1)[0][0] for name, symbols in given.items()}
 
     @property
     def legend(self) -> str:
@@ -245,6 +270,7 @@ class View:
     @property
     def conditions(self) -> str:
         """What stands behind every number, for captions."""
+        left_out = ", ".join(plain(label, LONGEST_LABEL) for label in self.spec.get("left_out", []))
         recorded = [len(self.of_solver(solver)) for solver in self.solvers]
         planned = self.spec["trials"]
         partial = min(recorded, default=0) < planned
@@ -257,6 +283,7 @@ class View:
         return (
             f"Problem {self.problem}; budget {count(self.spec['budget'])} samples per trial; {planned} trials"
             f"{progress} per solver ({self.drawn}), one run each; {seeds}; {self.divergence}."
+            f"{f' Left out: {left_out}.' if left_out else ''}"
         )
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.plugins import PLUGIN_KINDS, Plugins
-from recipes import algorithms, command_line
+from recipes import algorithms, command_line, data_dictionary
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")])
@@ -58,6 +58,11 @@ def test_the_readme_names_every_solver_and_problem() -> None:
 def test_the_reference_of_the_command_line_is_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
     command_line.main()
     assert capsys.readouterr().out == (DOCS / "command-line.md").read_text("utf-8")
+
+
+def test_the_data_dictionary_is_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
+    data_dictionary.main()
+    assert capsys.readouterr().out == (DOCS / "data.md").read_text("utf-8")
 
 
 def anchors(page: Path) -> set[str]:

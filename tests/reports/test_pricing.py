@@ -71,7 +71,7 @@ def test_the_command_line_passes_prices_on(
     folder = next(tmp_path_factory.getbasetemp().glob("cheap*")) / "s"
     seen: list[Record] = []
 
-    def write(study: Record, out: Path, top: int) -> Path:
+    def write(study: Record, out: Path, top: int, **_: object) -> Path:
         seen.append(study)
         return out
 

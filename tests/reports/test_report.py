@@ -1,5 +1,7 @@
 """Whole reports: every file there, numbers right, hostile words harmless, partial studies welcome."""
 
+import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +15,7 @@ import pytest
 
 from harness.budget import KINDS
 from harness.record import Record
-from reports import figures, formats, statistics, tables
+from reports import data, figures, formats, latex, page, statistics, tables
 from reports.report import write_report
 from reports.view import View
 
@@ -65,9 +67,30 @@ def test_every_file_is_there(out: Path) -> None:
     assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == expected
 
 
-def test_data_survives(out: Path, record: Record) -> None:
+def test_data_survives_and_says_what_it_is_of(out: Path, record: Record) -> None:
     read = pd.read_parquet(out / "data" / "trials.parquet")
-    pd.testing.assert_frame_equal(read, record.trials, check_dtype=False)
+    pd.testing.assert_frame_equal(read[list(record.trials)], record.trials, check_dtype=False)
+    assert set(read["problem"]) == {"data_poisoning"} and set(read["budget"]) == {2_000_000}
+    assert json.loads(read["options"][0]) == record.spec["options"]
+    assert dict(zip(read["solver"], read["label"], strict=True))["alset_dagger"] == "ALSET†"
+    assert (read["outcome"] == read["state"]).all()
+
+
+def test_what_did_not_fit_is_in_the_data(record: Record, tmp_path: Path) -> None:
+    still = record.trials["trial"] == "bsgm/4"
+    moved = record.trials["upper_iterations"].mask(still, 0)
+    data.write_data(replace(record, trials=record.trials.assign(upper_iterations=moved)), tmp_path)
+    read = pd.read_parquet(tmp_path / "trials.parquet").set_index("trial")
+    assert read["state"]["bsgm/4"] == "completed" and read["outcome"]["bsgm/4"] == "did not fit"
+
+
+def test_every_column_of_the_data_is_described(out: Path) -> None:
+    for name, (_, meanings) in data.FILES.items():
+        columns = set(pd.read_parquet(out / "data" / name))
+        assert not {column for column in columns if not data.described(column, meanings)}
+        assert {column for column in meanings if not column[-1].isupper()} <= columns
+    assert not data.described("surprise", data.TRIALS) and not data.described("surprise.x", data.TRIALS)
+    assert all(f"`{kind}`" in data.TRIALS["ledger.KIND"] for kind in KINDS)
 
 
 def test_top_k_against_hand_computation(out: Path, record: Record) -> None:
@@ -105,11 +128,41 @@ def test_ledger_adds_up(out: Path) -> None:
 
 
 def test_page_stands_alone_and_its_links_arrive(out: Path, record: Record) -> None:
-    page = Page((out / "index.html").read_text(encoding="utf-8"))
-    assert page.outer == []
-    assert len(page.ids) == len(set(page.ids))
-    assert set(page.links) <= set(page.ids)
-    assert {f"trial-{trial}" for trial in record.trials["trial"]} <= set(page.ids)
+    read = Page((out / "index.html").read_text(encoding="utf-8"))
+    assert read.outer == []
+    assert len(read.ids) == len(set(read.ids))
+    assert set(read.links) <= set(read.ids)
+    assert {f"trial-{trial}" for trial in record.trials["trial"]} <= set(read.ids)
+
+
+def test_trials_can_be_brushed_and_solvers_hidden(out: Path, record: Record) -> None:
+    """What the page's script works on; looked at in a browser by hand."""
+    source = (out / "index.html").read_text(encoding="utf-8")
+    pressed = re.findall(r'aria-pressed="true" data-solver="(\w+)" data-colour="(#\w+)"', source)
+    assert [name for name, _ in pressed] == list(record.spec["solvers"])
+    assert dict(pressed)["bsgm"] == "#009E73"
+    heads = re.findall(r'<th scope="col" data-axis="(\w*)"><button type="button">(.*?)</button>', source)
+    scales = {heading: scale for scale, heading in heads}
+    assert (scales["Val ↓ (objective)"], scales["α"], scales["Outcome"], scales["b"]) == (
+        "linear",
+        "log",
+        "",
+        "",
+    )
+    assert source.count('data-solver="bsgm"') == 1 + 30
+
+
+def test_the_page_of_many_trials_is_thinned(record: Record, tmp_path: Path) -> None:
+    many = pd.concat([record.trials.assign(number=lambda t, i=i: t["number"] + 30 * i) for i in range(60)])
+    many["trial"] = many["solver"] + "/" + many["number"].astype(str)
+    view = View.of(
+        replace(record, trials=many.reset_index(drop=True), evaluations=record.evaluations.head(0))
+    )
+    table = tables.best(view, 10)
+    source = page.render(view, [table], [], tmp_path)
+    assert len(source) < 4e6 and "of 10800 trials" in source
+    read = Page(source)
+    assert set(read.links) - {"figures"} <= set(read.ids)
 
 
 def test_reasons_and_labels_are_escaped_in_html(out: Path) -> None:
@@ -122,9 +175,9 @@ def test_reasons_and_labels_are_escaped_in_html(out: Path) -> None:
 def test_latex_escapes_labels(record: Record) -> None:
     solvers = {**record.spec["solvers"], "bsgm": {**record.spec["solvers"]["bsgm"], "label": "A_1 & 50 % #"}}
     view = View.of(replace(record, spec={**record.spec, "solvers": solvers}))
-    written = formats.to_latex(tables.outcomes(view))
+    written = latex.table(tables.outcomes(view), view.conditions)
     assert r"$A_{\mathrm{1}}$ \& 50 \% \#" in written
-    assert r"\toprule" in written and r"\textbf{" in written and r"data\_poisoning" in written
+    assert r"\toprule" in written and r"\textbf{" in written
     assert "†" not in written
 
 
@@ -173,7 +226,7 @@ def test_partial_studies_are_reported(case: str, record: Record, tmp_path: Path)
         assert write_report(study, tmp_path).exists()
     else:  # all but the files, which take most of the time
         view = View.of(study)
-        assert all(formats.to_latex(table) for table in tables.all_tables(view, top=10))
+        assert all(latex.table(table) for table in tables.all_tables(view, top=10))
         with figures.house_style():
             drawn = {picture.name for picture in figures.all_figures(view)}
             assert drawn == set(FIGURES) - {"best_at_budget", "curves"}
@@ -191,7 +244,11 @@ def test_the_best_of_a_column_is_bold(record: Record, better: str) -> None:
     metrics = record.spec["metrics"]
     told = {**metrics, "test_accuracy": {**metrics["test_accuracy"], "better": better}}
     table = tables.best(View.of(replace(record, spec={**record.spec, "metrics": told})), top=10)
-    column = next(column for column in table.columns if column.heading == "Test, best")
+    column = next(
+        column
+        for column in table.columns
+        if column.heading == f"Test {'↓' if better == 'lower' else '↑'}, best"
+    )
     finite = [float(value) for value in column.keys if np.isfinite(value)]
     wanted = min(finite) if better == "lower" else max(finite)
     assert [value for value, bold in zip(column.keys, column.bold, strict=True) if bold] == [wanted]

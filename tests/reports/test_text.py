@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports import text
+from reports import figures, text
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,14 @@ from reports import text
         ("a\\b~c^d", r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d"),
         ("<script>", r"\textless{}script\textgreater{}"),
         ("1 ± 2", r"1 $\pm$ 2"),
+        ("t", "$t$"),
+        ("= t", "= $t$"),
+        ("α", r"$\alpha$"),
+        ('"', "''"),
+        ("a_b_c", r"$a_{\mathrm{b\_c}}$"),
+        ("Val ↓", r"Val $\downarrow$"),
+        ("Łódź café", "Łódź café"),
+        ("中 Ж \u0301", "{[}U+4E2D] {[}U+0416] {[}U+0301]"),
     ],
 )
 def test_latex(plain: str, written: str) -> None:
@@ -70,5 +78,37 @@ def test_markdown_cells_cannot_break_a_table() -> None:
     assert text.markdown("a|b*<c") == r"a\|b\*&lt;c"
 
 
-def test_ticks() -> None:
-    assert [text.tick(v) for v in (2.0, 10_000, 5e6, 1e-4)] == ["2", "10000", "5×10⁶", "10⁻⁴"]
+def test_ticks_of_one_axis_have_one_style() -> None:
+    assert text.ticks([1, 2, 5, 10_000]) == ["1", "2", "5", "10000"]
+    assert text.ticks([1, 100, 1e6]) == ["10⁰", "10²", "10⁶"]
+    assert text.ticks([2e-4, 0.1]) == ["2×10⁻⁴", "10⁻¹"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "symbol"),
+    [
+        ("alpha", "α"),
+        ("eta_LL", "η_LL"),
+        ("kappa_0", "κ_0"),
+        ("c_h/L", "c_h/L"),
+        ("etas", "etas"),
+        ("t", "t"),
+    ],
+)
+def test_greek_names_become_letters(recorded: str, symbol: str) -> None:
+    assert text.greek(recorded) == symbol
+
+
+@pytest.mark.parametrize("label", ["\\x_1", "$x_1", "a\\", "x_1 $ \\ %#{}", "a_b_c", "^{", "中_文", 'q"_\\'])
+def test_matplotlib_draws_any_label(label: str) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set_title(text.mathtext(label))
+    with figures.house_style():
+        axes.figure.draw_without_rendering()
+
+
+def test_words_from_outside_are_made_plain() -> None:
+    assert text.plain("a\x1b[31mb\n\tc\u202e", 40) == "a�[31mb c�"
+    assert text.plain("x" * 20_000, 40) == "x" * 39 + "…"
