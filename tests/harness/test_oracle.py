@@ -55,6 +55,21 @@ def _points(desk: Desk, trials: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+class _NoUpperX(Counting):
+    """f does not depend on x, and its gradient by x is one 0."""
+
+    def upper_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return torch.zeros(1, 1, dtype=x.dtype), super().upper_gradient(x, y, batch)[1]
+
+
+def test_an_upper_gradient_that_is_one_0_comes_as_a_row_for_each_trial() -> None:
+    desk = Desk(3, _NoUpperX)
+    x, y = _points(desk, 3)
+    by_x, by_y = desk.oracle.upper_gradient(x, y)
+
+    assert torch.equal(by_x, torch.zeros_like(x)) and by_y.shape == y.shape
+
+
 # --- loops in loops
 
 
