@@ -40,6 +40,7 @@ from harness.watchdog import Waiting, watched_ray
 from harness.worker import Context, Pack, results_from_json
 
 SCRATCH = "harness-ray-"
+TOKEN = "; where it asks for a token, the driver needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN(_PATH) as well"
 
 
 class Reading:
@@ -208,8 +209,9 @@ def _start(workers: int, address: str | None) -> None:
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # noqa: BLE001 - Ray raises a bare Exception where it times out
-        where = f"at --address {address}" if address else "on this machine"
-        raise HarnessError(f"Ray does not start {where}: {str(error).splitlines()[0]}") from None
+        where = f"answer at --address {address}" if address else "start on this machine"
+        hint = TOKEN if address and "RAY_AUTH_MODE" not in os.environ else ""
+        raise HarnessError(f"Ray does not {where}: {' '.join(str(error).split())[:400]}{hint}") from None
 
 
 def _quiet() -> None:
