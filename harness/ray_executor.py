@@ -159,8 +159,7 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
             sys.stderr.write("interrupted: the workers end ...\n")
             raise
         except Exception as error:  # noqa: BLE001 - Tune wraps what it meets in its own types
-            stopped = HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
-            raise (searcher.error or stopped) from None
+            raise (searcher.error or _stopped(error)) from None
         finally:
             ray.shutdown()
         if searcher.error:
@@ -218,6 +217,15 @@ def _quiet() -> None:
     """Tune logs a traceback for every worker that dies; the study records the reason instead."""
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _stopped(error: Exception) -> HarnessError:
+    if isinstance(error, ray.exceptions.RayError):
+        return HarnessError(
+            f"Ray has died, or a part of it ({type(error).__name__}); what is recorded is safe; start it again, "
+            "and the same command goes on"
+        )
+    return HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
 
 
 def _board() -> Any:
