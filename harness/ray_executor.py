@@ -40,6 +40,7 @@ from harness.watchdog import Waiting, watched_ray
 from harness.worker import Context, Pack, results_from_json
 
 SCRATCH = "harness-ray-"
+TOKEN = "; where it asks for a token, the driver needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN(_PATH) as well"
 
 
 class Reading:
@@ -158,8 +159,7 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
             sys.stderr.write("interrupted: the workers end ...\n")
             raise
         except Exception as error:  # noqa: BLE001 - Tune wraps what it meets in its own types
-            stopped = HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
-            raise (searcher.error or stopped) from None
+            raise (searcher.error or _stopped(error)) from None
         finally:
             ray.shutdown()
         if searcher.error:
@@ -208,14 +208,24 @@ def _start(workers: int, address: str | None) -> None:
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # noqa: BLE001 - Ray raises a bare Exception where it times out
-        where = f"at --address {address}" if address else "on this machine"
-        raise HarnessError(f"Ray does not start {where}: {str(error).splitlines()[0]}") from None
+        where = f"answer at --address {address}" if address else "start on this machine"
+        hint = TOKEN if address and "RAY_AUTH_MODE" not in os.environ else ""
+        raise HarnessError(f"Ray does not {where}: {' '.join(str(error).split())[:400]}{hint}") from None
 
 
 def _quiet() -> None:
     """Tune logs a traceback for every worker that dies; the study records the reason instead."""
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _stopped(error: Exception) -> HarnessError:
+    if isinstance(error, ray.exceptions.RayError):
+        return HarnessError(
+            f"Ray has died, or a part of it ({type(error).__name__}); what is recorded is safe; start it again, "
+            "and the same command goes on"
+        )
+    return HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
 
 
 def _board() -> Any:

@@ -337,6 +337,7 @@ def a_token(lab: Lab) -> str:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
     head, _ = lab.head(variables=token), lab.node(variables=token)
     said = Driver(head).ends(2).line("error")
+    assert "RAY_AUTH_MODE=token" in said, said
     lab.require_equal(Driver(head, variables=token).ends().folder)
     return f"exit 2, `{said}`"
 

@@ -16,7 +16,7 @@ from ray import tune
 
 from harness.errors import HarnessError
 from harness.nodes import Nodes
-from harness.ray_executor import SCRATCH, StudySearcher, _clean, gpu_share
+from harness.ray_executor import SCRATCH, StudySearcher, _clean, _start, gpu_share
 from harness.rules import Rules
 from harness.trainable import ASIDE, BROKEN, NODE, Board, PackTrainable
 from harness.travel import begun, packed, unpacked
@@ -217,6 +217,24 @@ def test_workers_share_the_gpus_of_the_whole_cluster(
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": float(devices)} if devices else {})
     assert gpu_share(workers) == share
+
+
+@pytest.mark.parametrize(("mode", "hint"), [(None, True), ("token", False)])
+def test_a_cluster_that_refuses_a_driver_is_one_line_with_what_a_token_needs(
+    monkeypatch: pytest.MonkeyPatch, mode: str | None, hint: bool
+) -> None:
+    def refuse(**given: Any) -> None:
+        raise ConnectionError("Failed to connect\nto it")
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(HarnessError) as caught:
+        _start(1, "auto")
+    said = str(caught.value)
+    assert said.startswith("Ray does not answer at --address auto: Failed to connect to it")
+    assert ("RAY_AUTH_MODE=token" in said) is hint
 
 
 def test_scratch_folders_of_drivers_that_were_killed_are_removed(
