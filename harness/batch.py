@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Level = Literal["lower", "upper"]
@@ -36,11 +37,19 @@ class Batch:
     rows: example numbers, shape (B,), ascending.
     counts: how often each trial drew each row, shape (N, B); None where every trial drew each row once.
     full: rows are all examples of the level.
+    on_host: rows on the CPU, where a device has them as well: for what is decided by them before anything is
+    computed, since reading them off a device would wait for it.
     """
 
     rows: Tensor
     counts: Tensor | None = None
     full: bool = False
+    on_host: Tensor | None = None
+
+    def below(self, example: int) -> int:
+        """How many rows are below an example's number: they come first, as rows ascend."""
+        rows = self.rows if self.on_host is None else self.on_host
+        return int(torch.searchsorted(rows, example))
 
     def weights(self, like: Tensor) -> Tensor | None:
         """counts as weights of a mean, each row summing to one, in the dtype of `like`."""

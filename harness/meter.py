@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from torch.autograd import forward_ad
 
 from harness.batch import Batch, Level, MiniBatch
 from harness.budget import Accountant
+from harness.device import onto
 from harness.errors import PluginError
 from harness.place import Place, first_place
 from harness.problem import Problem
@@ -75,7 +77,10 @@ class Meter:
     @property
     def mini_batch(self) -> Tensor:
         """By example, the upper examples that this upper iteration is about: all its batches are these."""
-        return self.streams.rows(self.place.iteration, "upper", EPOCHS, 0, self.batch_size)
+        return self._by_example().rows
+
+    def _by_example(self) -> Batch:
+        return self.streams.batch(self.place.iteration, "upper", EPOCHS, 0, self.batch_size)
 
     # --- no way past the door
 
@@ -174,10 +179,9 @@ class Meter:
         """The examples at a place, and how many samples they are for each trial served."""
         met, examples, drawn = self._met.get(batch.level, (None, None, 0))
         if met is not batch:
-            rows = self._rows(batch)
-            size = rows.shape[0]
-            examples = Batch(rows, full=size == self.streams.examples[batch.level])
-            drawn = size * (self.place.lower_worth if batch.level == "lower" else self.place.upper_worth)
+            examples = self._drawn(batch)
+            worth = self.place.lower_worth if batch.level == "lower" else self.place.upper_worth
+            drawn = examples.rows.shape[0] * worth
             self._met[batch.level] = batch, examples, drawn
         assert examples is not None
         if batch.number is None:
@@ -188,16 +192,16 @@ class Meter:
         assert isinstance(samples, Tensor)
         return self._several(batch, examples), samples.numpy()
 
-    def _rows(self, batch: MiniBatch) -> Tensor:
+    def _drawn(self, batch: MiniBatch) -> Batch:
         if self.problem.by_example:
-            return self.mini_batch
+            return self._by_example()
         if batch.phase in THROUGH and batch.step:
             raise PluginError(
                 f'the phase "{batch.phase}" has one batch in an upper iteration, but step {batch.step} '
                 "was asked for; give the phase a name of your own"
             )
         place = (batch.level, batch.phase, batch.step, batch.size, batch.nest)
-        return self.streams.rows(self.place.iteration, *place)
+        return self.streams.batch(self.place.iteration, *place)
 
     def _several(self, batch: MiniBatch, first: Batch) -> Batch:
         """The first batches of a stream as one: a row drawn several times is computed once, with its
@@ -207,8 +211,6 @@ class Meter:
         if set(steps) == {1}:
             return first
         if first.full or self.problem.by_example:
-            counts = torch.tensor(steps, device=first.rows.device).unsqueeze(1).expand(-1, len(first.rows))
-            return Batch(first.rows, counts, first.full)
-        counts = self.streams.counts(self.place.iteration, batch.phase, steps, batch.size)
-        rows = counts.any(0).nonzero().squeeze(1)
-        return Batch(rows, counts[:, rows], full=len(rows) == counts.shape[1])
+            counts = onto(first.rows.device, torch.tensor(steps)).unsqueeze(1).expand(-1, len(first.rows))
+            return dataclasses.replace(first, counts=counts)
+        return self.streams.several(self.place.iteration, batch.phase, steps, batch.size)

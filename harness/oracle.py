@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.batch import Level, MiniBatch
+from harness.device import onto
 from harness.errors import PluginError
 from harness.params import MOST_STEPS
 from harness.place import Place
@@ -131,9 +132,9 @@ class Oracle:
         order = sorted(range(len(counts)), key=lambda n: -counts[n])
         index = None if order == list(range(len(counts))) else torch.tensor(order)
         if index is not None:
-            onto = index.to(values[0].device)
+            there = onto(values[0].device, index)
             counts = [counts[n] for n in order]
-            values, operands = _rows(values, onto), _rows(operands, onto)
+            values, operands = _rows(values, there), _rows(operands, there)
         finished: list[tuple[Tensor, ...]] = []
         live = len(counts)
         nest: tuple[int, ...] = () if within is None else within.nest + (within.step,)
@@ -152,7 +153,7 @@ class Oracle:
         if finished:
             values = tuple(torch.cat(parts) for parts in zip(values, *reversed(finished), strict=True))
         if index is not None:
-            values = _rows(values, torch.argsort(onto))
+            values = _rows(values, torch.argsort(there))
         return values if isinstance(value, tuple) else values[0]
 
     def when(
@@ -249,17 +250,19 @@ class Oracle:
 
         within: the batch of the loop in whose body this is: z is of the trials that it serves. Costs
         nothing: what the failed solve used stays charged, and nothing is computed again."""
-        if math.isfinite(float(z.sum())):
+        if z.device.type == "cpu" and math.isfinite(float(z.sum())):  # a device would have to be waited for
             return z
         failed = ~torch.isfinite(z).all(1)
-        if not failed.any():
-            return z
         meter = _METERS[id(self)]
-        noted = torch.zeros(self.trials, dtype=torch.bool)
-        noted[slice(None) if within is None else within.trials] = failed.cpu()
+        noted = failed.new_zeros(self.trials)
+        noted[_there(within.trials, z.device) if within else slice(None)] = failed
         before = meter.system_failed
         meter.system_failed = noted if before is None else before | noted
         return torch.where(failed.unsqueeze(1), start, z)
+
+
+def _there(trials: slice | Tensor, device: torch.device) -> slice | Tensor:
+    return onto(device, trials) if isinstance(trials, Tensor) else trials
 
 
 def _rows(values: tuple[Tensor, ...], rows: slice | Tensor) -> tuple[Tensor, ...]:

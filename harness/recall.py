@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.device import onto
 from harness.solver import S
 
 
@@ -31,13 +32,13 @@ class ByExample:
 
     def recall(self, state: S, live: np.ndarray, rows: Tensor) -> S:
         """The state with its warm-started fields as examples `rows` were left."""
-        trials = torch.from_numpy(live).to(rows.device).unsqueeze(1)
+        trials = onto(rows.device, torch.from_numpy(live)).unsqueeze(1)
         held = {name: table[trials, rows].flatten(1) for name, table in self._rows.items()}
         return dataclasses.replace(state, **held)
 
     def keep(self, state: S, live: np.ndarray, rows: Tensor) -> None:
         """Remember what examples `rows` are left with."""
-        trials = torch.from_numpy(live).to(rows.device).unsqueeze(1)
+        trials = onto(rows.device, torch.from_numpy(live)).unsqueeze(1)
         for name, table in self._rows.items():
             table[trials, rows] = getattr(state, name).view(len(live), len(rows), -1)
 
@@ -58,12 +59,12 @@ class ByBatch:
 
     def recall(self, state: S, live: np.ndarray, parts: Mapping[str, int]) -> S:
         """The state with these fields as the batches `parts` were left."""
-        trials = torch.from_numpy(live)
-        held = {name: table[trials.to(table.device), parts[name]] for name, table in self._tables.items()}
+        trials = onto(state.x.device, torch.from_numpy(live))
+        held = {name: table[trials, parts[name]] for name, table in self._tables.items()}
         return dataclasses.replace(state, **held)
 
     def keep(self, state: S, live: np.ndarray, parts: Mapping[str, int]) -> None:
         """Remember what these batches are left with."""
-        trials = torch.from_numpy(live)
+        trials = onto(state.x.device, torch.from_numpy(live))
         for name, table in self._tables.items():
-            table[trials.to(table.device), parts[name]] = getattr(state, name)
+            table[trials, parts[name]] = getattr(state, name)

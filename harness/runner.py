@@ -174,16 +174,17 @@ class Run:
 
     def _diverged(self, before: State, after: State) -> np.ndarray | None:
         """Which trials end here, recorded as diverged, with the reason; None: none does."""
-        fallen = self.meter.system_failed
-        if fallen is None and after.all_finite():
+        noted, suspects = self.meter.system_failed, after.suspects()
+        if not bool((suspects if noted is None else suspects | noted).any()):  # the one look at a device
             return None
         ending = ~after.finite().cpu().numpy()
         reasons = {int(n): after.not_finite(int(n)) for n in np.flatnonzero(ending)}
-        if fallen is not None:
-            self.fallbacks[self.meter.live[fallen.numpy()]] += 1
+        if noted is not None:
+            fallen = noted.cpu().numpy()
+            self.fallbacks[self.meter.live[fallen]] += 1
             if self.rules.system_failure == "diverge":
-                ending |= fallen.numpy()
-                reasons |= dict.fromkeys(np.flatnonzero(fallen.numpy()).tolist(), "the linear system")
+                ending |= fallen
+                reasons |= dict.fromkeys(np.flatnonzero(fallen).tolist(), "the linear system")
         for local, what in reasons.items():
             result = self.results[self.meter.live[local]]
             result.state = "diverged"

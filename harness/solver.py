@@ -8,7 +8,6 @@ carry a leading trial axis, so a solver is plain linear algebra, the same for on
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from harness.batch import Level
 from harness.budget import Cost
+from harness.device import onto
 from harness.errors import HarnessError
 from harness.oracle import Oracle
 from harness.params import parameters
@@ -37,11 +37,11 @@ class State:
 
     def at(self, trials: slice | Tensor) -> Self:
         """The state of some of the trials."""
-        return type(self)(**{name: value[trials] for name, value in vars(self).items()})
+        return type(self)(**{name: _chosen(value, trials) for name, value in vars(self).items()})
 
-    def all_finite(self) -> bool:
-        """Whether every number of every trial is finite; an overflow of their sum may say no."""
-        return math.isfinite(reduce(torch.add, (value.sum() for value in vars(self).values())))
+    def suspects(self) -> Tensor:
+        """Which trials may hold a number that is not finite, shape (N,): the sum of all is not."""
+        return ~torch.isfinite(reduce(torch.add, (value.flatten(1).sum(1) for value in vars(self).values())))
 
     def finite(self) -> Tensor:
         """Which trials hold finite numbers only, shape (N,)."""
@@ -164,8 +164,12 @@ class Solver(ABC, Generic[S]):
 
     def at(self, trials: slice | Tensor) -> Self:
         """The solver of some of the trials."""
-        chosen = {name: v[trials] if isinstance(v, Tensor) else v for name, v in vars(self).items()}
-        return type(self)(**chosen)
+        own = vars(self).items()
+        return type(self)(**{n: _chosen(v, trials) if isinstance(v, Tensor) else v for n, v in own})
+
+
+def _chosen(value: Tensor, trials: slice | Tensor) -> Tensor:
+    return value[onto(value.device, trials) if isinstance(trials, Tensor) else trials]
 
 
 def oversized(problem: Problem, config: Mapping[str, Any]) -> list[str]:

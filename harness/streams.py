@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.batch import Level
+from harness.batch import Batch, Level
+from harness.device import onto
 
 EPOCHS, PARTITION = "epochs", "partition"
 THROUGH = (EPOCHS, PARTITION)
@@ -66,18 +67,25 @@ def part(seed: int, iteration: int, level: Level, size: int, examples: int) -> i
 
 @dataclass(frozen=True)
 class _Epoch:
-    """A permutation, sorted inside each batch, and the blocks of batches that were asked for."""
+    """A permutation, sorted inside each batch, on the device and on the CPU, and its blocks of batches."""
 
     rows: Tensor
+    on_host: Tensor
     size: int
-    blocks: dict[int, tuple[Tensor, ...]]
+    blocks: dict[int, tuple[Batch, ...]]
 
-    def batch(self, place: int) -> Tensor:
+    def batch(self, place: int) -> Batch:
         block, within = divmod(place, BLOCK)
         if block not in self.blocks:
-            start, most = block * BLOCK * self.size, BLOCK * self.size
-            self.blocks[block] = torch.split(self.rows[start : start + most], self.size)
+            rows = self._cut(self.rows, block)
+            on_host = rows if self.on_host is self.rows else self._cut(self.on_host, block)
+            pairs = zip(rows, on_host, strict=True)
+            self.blocks[block] = tuple(Batch(here, on_host=there) for here, there in pairs)
         return self.blocks[block][within]
+
+    def _cut(self, rows: Tensor, block: int) -> tuple[Tensor, ...]:
+        start, most = block * BLOCK * self.size, BLOCK * self.size
+        return torch.split(rows[start : start + most], self.size)
 
 
 class Streams:
@@ -87,7 +95,10 @@ class Streams:
         self.seed = seed
         self.device = device
         self.examples = {"lower": lower_examples, "upper": upper_examples}
-        self._full = {n: torch.arange(n, device=device) for n in {lower_examples, upper_examples}}
+        self._full = {
+            n: Batch(torch.arange(n, device=device), full=True, on_host=torch.arange(n))
+            for n in {lower_examples, upper_examples}
+        }
         self._kept: OrderedDict[tuple[str, int], tuple[tuple[int, int], _Epoch]] = OrderedDict()
 
     def _epoch(self, iteration: int, word: str, epoch: int, size: int, examples: int) -> _Epoch:
@@ -99,7 +110,8 @@ class Streams:
             whole = examples // size * size
             order[:whole] = np.sort(order[:whole].reshape(-1, size), axis=1).ravel()
             order[whole:].sort()
-            kept = place, _Epoch(torch.from_numpy(order).to(self.device), size, {})
+            on_host = torch.from_numpy(order)
+            kept = place, _Epoch(onto(self.device, on_host), on_host, size, {})
             self._kept[key] = kept
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
@@ -114,7 +126,19 @@ class Streams:
         size: int | None,
         nest: tuple[int, ...] = (),
     ) -> Tensor:
-        """Sorted example numbers of one mini-batch; size None, or at least the set: all of them.
+        """Sorted example numbers of one mini-batch."""
+        return self.batch(iteration, level, phase, step, size, nest).rows
+
+    def batch(
+        self,
+        iteration: int,
+        level: Level,
+        phase: str,
+        step: int,
+        size: int | None,
+        nest: tuple[int, ...] = (),
+    ) -> Batch:
+        """One mini-batch; size None, or at least the set: all examples.
 
         nest: the steps of the loops around the one that `step` counts."""
         examples = self.examples[level]
@@ -129,14 +153,25 @@ class Streams:
         epoch, place = divmod(step, -(-examples // size))
         return self._epoch(iteration, word, epoch, size, examples).batch(place)
 
-    def counts(self, iteration: int, phase: str, steps: list[int], size: int | None) -> Tensor:
-        """How often each lower example occurs in the first steps[n] batches, shape (N, examples), int64."""
+    def several(self, iteration: int, phase: str, steps: list[int], size: int | None) -> Batch:
+        """The first steps[n] lower mini-batches of trial n as one: every row that some trial draws, with how
+        often each does."""
         examples = self.examples["lower"]
         size = examples if size is None else min(size, examples)
-        table = torch.zeros(len(steps), examples, dtype=torch.int64, device=self.device)
-        for row, number in zip(table, steps, strict=True):
-            epochs, rest = divmod(number, -(-examples // size))
-            row += epochs
-            if rest:
-                row[self._epoch(iteration, phase, epochs, size, examples).rows[: rest * size]] += 1
-        return table
+        split = torch.tensor([divmod(number, -(-examples // size)) for number in steps])
+        epochs, rest = split[:, :1], split[:, 1:]
+        most = max(steps) * size
+        every = self._full[examples]
+        drawn = every
+        if most < examples:
+            first = torch.sort(self._epoch(iteration, phase, 0, size, examples).on_host[:most]).values
+            drawn = Batch(onto(self.device, first), on_host=first)
+        assert drawn.on_host is not None
+        counts = onto(self.device, epochs).repeat(1, len(drawn.on_host))
+        for epoch in sorted({number for number, left in split.tolist() if left}):
+            order = self._epoch(iteration, phase, epoch, size, examples).on_host
+            place = torch.empty_like(order)
+            place[order] = torch.arange(examples) // size
+            within = torch.where(epochs == epoch, rest, 0)
+            counts += onto(self.device, place[drawn.on_host]) < onto(self.device, within)
+        return Batch(drawn.rows, counts, drawn.full, drawn.on_host)

@@ -34,6 +34,16 @@ def add_product(total: Tensor, r: Tensor, features: Tensor) -> None:
         total.view(-1, total.shape[2]).addmm_(r.flatten(0, 1), features)
 
 
+def rows_product(r: Tensor, w: Tensor) -> Tensor:
+    """r^T W, shape (N, b, p); of one trial by the product that it would have without a trial axis."""
+    return (r[0].T @ w[0]).unsqueeze(0) if len(r) == 1 else torch.bmm(r.mT, w)
+
+
+def lone(features: Tensor) -> Tensor:
+    """Trials' own features (N, b, p); those of one trial as shared ones (b, p): a plain product is faster."""
+    return features[0] if len(features) == 1 else features
+
+
 def covariance(pi: Tensor, s: Tensor) -> Tensor:
     """S s = pi * (s - <pi, s>) over the classes, shapes (N, c, b); S = diag(pi) - pi pi^T."""
     return pi * (s - (pi * s).sum(1, keepdim=True))

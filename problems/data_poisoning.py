@@ -31,12 +31,13 @@ from torch.nn.functional import cross_entropy
 from harness.api import Batch, Metric, Problem, option
 from problems._balls import BALLS, nearest, norms
 from problems._images import CLASSES, DATASETS, Array, read
-from problems._linear import add_product, covariance, wide_product
+from problems._linear import add_product, covariance, lone, rows_product, wide_product
 
 RETRAINING_STEPS = 1000
 RETRAINING_STEP_SIZE = 0.1
 BLOCK = 2000  # clean rows whose logits stay in cache during the retraining
 OWN_BLOCK = 900  # the same for the poisoned rows, which are each trial's own
+WORKING_SPACE = 2**28  # bytes of the trials' own rows that are computed at once on a device
 
 
 @dataclasses.dataclass
@@ -119,6 +120,8 @@ class DataPoisoning(Problem):
         self.evaluation_samples = RETRAINING_STEPS * self.lower_examples
         self._rho = 0.1 / (self.dim_y if self.regulariser == "code" else self.pixels)
         self._unattacked: dict[str, float] | None = None
+        self._stacked = device.type != "cpu"
+        self._own_rows = WORKING_SPACE // (4 * self.pixels) if self._stacked else OWN_BLOCK
 
     def memory(self, pack: int, batch_size: int | None) -> int:
         """Images, three times over while they are read and split; per trial five arrays as large as x at the
@@ -149,7 +152,7 @@ class DataPoisoning(Problem):
     def _parts(self, x: Tensor, batch: Batch) -> list[tuple[Tensor, Tensor, slice]]:
         """The images of the batch, their one-hot labels (c, b) and their places in it: the clean ones (b, p),
         which one wide product serves for all trials, and the poisoned ones, each trial's own (N, b, p)."""
-        split = int(torch.searchsorted(batch.rows, len(self._clean.images)))
+        split = batch.below(len(self._clean.images))
         first, rest = slice(split), slice(split, None)
         moved = x.view(len(x), -1, self.pixels)
         if batch.full:
@@ -193,22 +196,28 @@ class DataPoisoning(Problem):
 
     def cross(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         """Only the poisoned rows of the batch get a gradient, each once, times its share of the draws."""
-        poison = batch.rows[int(torch.searchsorted(batch.rows, len(self._clean.images))) :]
-        poison = poison - len(self._clean.images)
+        split = batch.below(len(self._clean.images))
+        poison = batch.rows[split:] - len(self._clean.images)
         weights = batch.weights(y)
-        product = torch.zeros(len(x), len(self._poison.images), self.pixels, dtype=y.dtype, device=y.device)
-        for n, (row, w_flat, v_flat) in enumerate(zip(x, y, v, strict=True)):
-            drawn, share = poison, torch.full_like(poison, 1 / len(batch.rows), dtype=y.dtype)
-            if weights is not None:
-                share = weights[n, len(batch.rows) - len(poison) :]
-                drawn, share = poison[share > 0], share[share > 0]
-            w, z = w_flat.view(self.classes, -1), v_flat.view(self.classes, -1)
-            u = row.view(-1, self.pixels)[drawn] + self._poison.images[drawn]
-            pi = torch.softmax(w @ u.T, 0)
-            r = (pi - self._poison.onehot[:, drawn]) * share
-            s = covariance(pi.unsqueeze(0), (z @ u.T).unsqueeze(0)).squeeze(0) * share
-            product[n, drawn] = r.T @ z + s.T @ w
+        moved, w, z = (value.view(len(value), -1, self.pixels) for value in (x, y, v))
+        product = torch.zeros_like(moved)
+        for some in self._stacks(len(x), len(poison)):
+            drawn, share = poison, 1 / len(batch.rows) if weights is None else weights[some, None, split:]
+            if isinstance(share, Tensor) and not self._stacked:  # without the rows that only others drew
+                kept = share.flatten() > 0
+                drawn, share = poison[kept], share[:, :, kept]
+            u = lone(moved[some][:, drawn].add_(self._poison.images[drawn]))
+            pi = torch.softmax(wide_product(w[some], u), 1)
+            r = (pi - self._poison.onehot[:, drawn]).mul_(share)
+            s = covariance(pi, wide_product(z[some], u)).mul_(share)
+            product[some][:, drawn] = rows_product(r, z[some]).add_(rows_product(s, w[some]))
         return product.flatten(1)
+
+    def _stacks(self, trials: int, rows: int) -> list[slice]:
+        """Trials that are computed together, each with so many rows of its own: one on a CPU, where more are
+        no faster; on a device as many as its working space holds."""
+        size = max(1, self._own_rows // max(rows, 1)) if self._stacked else 1
+        return [slice(first, first + size) for first in range(0, trials, size)]
 
     def upper_gradient(self, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """d_x f = 0, returned as (1, 1) so that nobody adds millions of zeros."""
@@ -229,52 +238,43 @@ class DataPoisoning(Problem):
 
     def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
         """Only rows with a gradient move; the others are feasible already."""
-        moved = x.clone().view(len(x), -1, self.pixels)
-        sizes = step_size.view(len(x), -1, self.pixels if step_size.shape[1] > 1 else 1)
-        for rows, gradient, size in zip(moved, direction.view_as(moved), sizes, strict=True):
-            touched = gradient.any(1).nonzero().squeeze(1)
-            own = size[touched] if len(size) > 1 else size
-            stepped = rows[touched] - own * gradient[touched]
-            rows[touched] = self._project_rows(stepped, self._poison.images[touched])
-        return moved.flatten(1)
+        moved, gradient = x.clone().view(-1, self.pixels), direction.reshape(-1, self.pixels)
+        touched = gradient.any(1).nonzero().squeeze(1)
+        for rows in torch.split(touched, self._own_rows):
+            trial, image = rows // len(self._poison.images), rows % len(self._poison.images)
+            size = step_size[trial] if step_size.shape[1] == 1 else step_size.view_as(gradient)[rows]
+            stepped = moved[rows] - size * gradient[rows]
+            moved[rows] = self._project_rows(stepped, self._poison.images[image])
+        return moved.view_as(x)
 
     # --- metrics and evaluation
 
     def metrics(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         """Accuracy and loss of the current W (not retrained), and what the attack did."""
         weights = y.view(len(y), self.classes, self.pixels)
-        scores = {"val": self._scores(self._val, weights), "test": self._scores(self._test, weights)}
-        found = []
-        for n, row in enumerate(x):
-            sizes = norms(row.view(-1, self.pixels), self.ball)
-            moved = int((sizes > 0).sum())
-            found.append(
-                {
-                    f"{split}_{name}": float(values[n])
-                    for split, pair in scores.items()
-                    for name, values in pair.items()
-                }
-                | {
-                    "rows_touched": float(moved),
-                    "mean_norm": float(sizes.sum()) / max(moved, 1),
-                    "max_norm": float(sizes.max()),
-                }
-            )
-        return found
+        val, test = self._scores(self._val, weights), self._scores(self._test, weights)
+        sizes = norms(x.view(-1, self.pixels), self.ball).view(len(x), -1)
+        moved = (sizes > 0).sum(1).double()
+        found = {
+            **{"val_accuracy": val[0], "val_loss": val[1], "test_accuracy": test[0], "test_loss": test[1]},
+            **{"rows_touched": moved, "mean_norm": sizes.sum(1).double() / moved.clamp(min=1)},
+            "max_norm": sizes.max(1).values.double(),
+        }
+        return [dict(zip(found, row, strict=True)) for row in torch.stack([*found.values()], 1).tolist()]
 
-    def _scores(self, examples: Examples, weights: Tensor) -> dict[str, Tensor]:
-        """Accuracy in percent and mean loss of N classifiers."""
+    def _scores(self, examples: Examples, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Accuracy in percent and mean loss of N classifiers, float64."""
         logits = wide_product(weights, examples.images)
         right = (logits.argmax(1) == examples.labels).double().mean(1) * 100
         losses = torch.logsumexp(logits, 1) - (logits * examples.onehot).sum(1)
-        return {"accuracy": right, "loss": losses.mean(1)}
+        return right, losses.mean(1).double()
 
     def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
         return self.evaluate_pack(x.unsqueeze(0), y.unsqueeze(0))[0]
 
     def evaluate_pack(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         """W is retrained, whatever y is. Trials whose output is no attack share one retraining per worker."""
-        attacks = [n for n, row in enumerate(x) if row.any()]
+        attacks = [n for n, moved in enumerate(x.any(1).tolist()) if moved]
         if len(attacks) < len(x) and self._unattacked is None:
             zero = x.new_zeros(1, self.dim_x)
             self._unattacked = self.metrics(zero, self._retrain(zero))[0]
@@ -293,13 +293,19 @@ class DataPoisoning(Problem):
     def _retrain(self, x: Tensor, steps: int = RETRAINING_STEPS) -> Tensor:
         """W of N trials after the final training, shape (N, dim_y).
 
-        The clean rows are common, so each block of them is one wide product for all trials; blocks are
-        small enough that a block's logits and images stay in cache between the two products."""
-        blocks = [self._clean.part(slice(i, i + BLOCK)) for i in range(0, len(self._clean.images), BLOCK)]
+        The clean rows are common, so each block of them is one wide product for all trials; on a CPU blocks
+        are small enough that a block's logits and images stay in cache between the two products."""
+        clean, poison = self._clean.images, self._poison.images
+        size = len(clean) if self._stacked else BLOCK
+        blocks = [self._clean.part(slice(first, first + size)) for first in range(0, len(clean), size)]
         own = [
-            list(zip(torch.split(row + self._poison.images, OWN_BLOCK), onehots, strict=True))
-            for onehots in [torch.split(self._poison.onehot, OWN_BLOCK, dim=1)]
-            for row in x.view(len(x), -1, self.pixels)
+            (some, lone(images), onehot)
+            for some in self._stacks(len(x), len(poison))
+            for images, onehot in zip(
+                torch.split(x.view(len(x), -1, self.pixels)[some] + poison, self._own_rows, 1),
+                torch.split(self._poison.onehot, self._own_rows, 1),
+                strict=True,
+            )
         ]
         w = x.new_zeros(len(x), self.classes, self.pixels)
         velocity = torch.zeros_like(w)
@@ -308,9 +314,8 @@ class DataPoisoning(Problem):
             for block in blocks:
                 r = torch.softmax(wide_product(w, block.images), 1).sub_(block.onehot)
                 add_product(total, r, block.images)
-            for parts, weights, sums in zip(own, w, total, strict=True):
-                for images, onehot in parts:
-                    sums.addmm_(torch.softmax(weights @ images.T, 0).sub_(onehot), images)
+            for some, images, onehot in own:
+                add_product(total[some], torch.softmax(wide_product(w[some], images), 1).sub_(onehot), images)
             gradient = total.div_(self.lower_examples).add_(w, alpha=2 * self._rho)
             velocity.mul_(self.final_momentum).add_(gradient)
             w.sub_(velocity, alpha=RETRAINING_STEP_SIZE)

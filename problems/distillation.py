@@ -251,14 +251,9 @@ class Distillation(Problem):
     def metrics(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         """All of the evaluation's but the condition number."""
         train, test = (self._scores(y, images) for images in (self._train, self._test))
-        return [
-            {
-                "train_loss": float(train[0, n]),
-                "train_accuracy": float(train[1, n]),
-                "test_accuracy": float(test[1, n]),
-            }
-            for n in range(len(y))
-        ]
+        names = ("train_loss", "train_accuracy", "test_accuracy")
+        rows = torch.stack([*train, test[1]], 1).tolist()
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _scores(self, y: Tensor, images: Images) -> Tensor:
         """Mean losses and accuracies in percent, shape (2, N)."""

@@ -66,7 +66,12 @@ def clip_spectrum(matrices: Tensor, bound: float) -> Tensor:
     exact = matrices.double()
     gram = exact.mT @ exact
     limit = (bound * (1 + TOLERANCE[matrices.dtype])) ** 2
-    failed = torch.linalg.cholesky_ex(limit * torch.eye(len(gram[0])).to(gram) - gram).info > 0
+    failed = (
+        torch.linalg.cholesky_ex(
+            limit * torch.eye(len(gram[0]), dtype=gram.dtype, device=gram.device) - gram
+        ).info
+        > 0
+    )
     outside = failed & torch.isfinite(gram).flatten(1).all(1)  # a diverged trial is not ours to mend
     if not outside.any():
         return matrices
@@ -258,7 +263,7 @@ class Equilibrium(Problem):
         return 2 * len(self._test[some]) / (len(self._evaluation) + len(self._test))
 
     def _measure(self, x: Tensor, train: Tensor, test: Tensor) -> list[dict[str, float]]:
-        gradient, totals = torch.zeros_like(x), dict.fromkeys(self.metric_names, torch.zeros(()).to(x))
+        gradient, totals = torch.zeros_like(x), dict.fromkeys(self.metric_names, x.new_zeros(()))
         for split, examples in (("train", train), ("test", test)):
             for rows in torch.split(examples, BLOCK):
                 batch, share = Batch(rows), len(rows) / len(examples)
@@ -268,7 +273,8 @@ class Equilibrium(Problem):
                 if split == "train":
                     gradient.add_(self._hypergradient(x, y, batch), alpha=share)
         totals["prox_map_norm"] = torch.linalg.vector_norm(x - self.project(x - gradient), dim=1)
-        return [{name: float(values[n]) for name, values in totals.items()} for n in range(len(x))]
+        found = torch.stack([*totals.values()], 1).tolist()
+        return [dict(zip(totals, row, strict=True)) for row in found]
 
     def _accurate_lower(self, x: Tensor, batch: Batch) -> Tensor:
         y = x.new_zeros(len(x), len(batch.rows) * self.width)

@@ -226,7 +226,7 @@ class MetaLearning(Problem):
         def stacked() -> Tensor:
             if not torch.equal(rows, self._rows):
                 self._known, self._rows = {}, rows.clone()
-            keys = [row.cpu().numpy().tobytes() for row in x]
+            keys = [row.tobytes() for row in x.cpu().numpy()]
             if not self._known.keys() >= set(keys):
                 known: dict[bytes, Tensor] = {}
                 for key, row in zip(keys, x, strict=True):
@@ -306,10 +306,10 @@ class MetaLearning(Problem):
     def metrics(self, x: Tensor, y: Tensor) -> list[dict[str, float]]:
         """The evaluation on `curve_tasks` tasks of each split: ten are 1500 images, at 64x64 pixels 1.5 s of
         one core, three quarters of an upper iteration of eight tasks."""
-        return [self._measure(row, self.curve_tasks) for row in x]
+        return self._named(torch.stack([self._measure(row, self.curve_tasks) for row in x]))
 
     def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
-        return self._measure(x, self.evaluation_tasks)
+        return self._named(self._measure(x, self.evaluation_tasks).unsqueeze(0))[0]
 
     def part_of_evaluation(self, x: Tensor, y: Tensor) -> float:
         tasks = min(PAIR, self.evaluation_tasks)
@@ -317,16 +317,21 @@ class MetaLearning(Problem):
             self._measure(row, tasks)
         return tasks / self.evaluation_tasks
 
-    def _measure(self, x: Tensor, number: int) -> dict[str, float]:
-        found = {}
+    def _named(self, found: Tensor) -> list[dict[str, float]]:
+        """Metrics of N trials as `_measure` has them."""
+        names = [f"{split}_{name}" for split in SPLITS for name in ("loss", "accuracy")]
+        return [dict(zip(names, row, strict=True)) for row in found.tolist()]
+
+    def _measure(self, x: Tensor, number: int) -> Tensor:
+        """Of one trial and each split, the mean loss and the mean accuracy in percent, in a row."""
+        found = []
         for split in SPLITS:
             tasks = torch.split(
                 self._images_of[split][:number], TOGETHER if self.statistics == "task" else PAIR
             )
             losses, accuracies = zip(*(self._adapted(x, some) for some in tasks), strict=True)
-            found[f"{split}_loss"] = float(torch.cat(losses).double().mean())
-            found[f"{split}_accuracy"] = 100 * float(torch.cat(accuracies).double().mean())
-        return found
+            found += [torch.cat(losses).double().mean(), 100 * torch.cat(accuracies).double().mean()]
+        return torch.stack(found)
 
     def _adapted(self, x: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and accuracies on the query images of each task (T,), after steps on its support images."""

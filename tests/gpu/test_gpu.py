@@ -64,3 +64,36 @@ def test_a_pack_too_large_for_the_device_runs_in_parts_that_fit(library: Path) -
     assert set(one["states"]) == set(some["states"]) == {"completed"}
     assert set(one["packs"]) == {1} and set(some["packs"]) == {4}
     assert one["objectives"] == some["objectives"] and none["left"] == one["left"] == some["left"]
+
+
+def waits(line: dict[str, Any]) -> dict[str, float]:
+    """By phase, how often the host waits for the device."""
+    return {phase: counts["wait"] for phase, counts in line["table"].items()}
+
+
+def test_nothing_waits_in_a_loop_and_no_trial_costs_a_launch(library: Path) -> None:
+    """Once where x moves, once for divergence, once at a point of a curve, however many trials there are; at
+    their end each has its output copied."""
+    one, four = lines(library, "counts", "--trials", "2,4")
+
+    found = waits(four)
+    assert found == waits(one)
+    for line in (one, four):
+        del line["table"]["upper iteration, the rest"]
+    assert one["table"] == four["table"]
+    assert {phase for phase in found if phase.endswith("step")} >= {"lower step", "retraining step"}
+    assert {phase: number for phase, number in found.items() if number} == {
+        **{"projected step": 1, "upper iteration, the rest": 1, "curve point": 1, "evaluation": 2},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("problem", ["data_poisoning", "quadratic_noisy", "equilibrium"])
+def test_no_solver_waits_in_a_loop(library: Path, problem: str) -> None:
+    found = lines(library, "counts", problem, "--solvers", "all", "--trials", "3")
+
+    loops = {
+        (line["solver"], phase): n for line in found for phase, n in waits(line).items() if "step" in phase
+    }
+    assert {place for place, n in loops.items() if n and place[1] != "projected step"} == set()

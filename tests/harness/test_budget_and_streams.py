@@ -209,7 +209,7 @@ def test_a_negative_charge_is_refused(samples: Any) -> None:
 def test_batches_come_without_replacement_epoch_by_epoch(
     examples: int, size: int, steps: int, seed: int
 ) -> None:
-    """Their sizes add up to `samples`, their repetitions to `counts`; an epoch holds each example once."""
+    """Their sizes add up to `samples`, their repetitions to `several`; an epoch holds each example once."""
     streams = Streams(seed, examples, 5, CPU)
     size = min(size, examples)
     batches = [streams.rows(3, "lower", "lower", step, size) for step in range(steps)]
@@ -217,7 +217,13 @@ def test_batches_come_without_replacement_epoch_by_epoch(
 
     assert len(drawn) == int(samples(torch.tensor(steps), size, examples))
     counts = torch.bincount(drawn, minlength=examples)
-    assert torch.equal(streams.counts(3, "lower", [steps, 0], size)[0], counts)
+    both = streams.several(3, "lower", [steps + 1, steps], size)
+    table = torch.zeros(2, examples, dtype=torch.int64)
+    table[:, both.rows] = both.counts
+    following = streams.rows(3, "lower", "lower", steps, size)
+    assert torch.equal(table[1], counts)
+    assert torch.equal(table[0], counts + torch.bincount(following, minlength=examples))
+    assert both.full == (len(both.rows) == examples) and bool((table[0, both.rows] > 0).all())
     assert int(counts.max()) - int(counts.min()) <= 1
     for batch in batches:
         assert torch.equal(batch, batch.unique())

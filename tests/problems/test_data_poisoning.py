@@ -1,5 +1,7 @@
 """Data poisoning: closed forms against the derived oracles, the splits, the feasible set, the evaluation."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -174,3 +176,18 @@ def test_splits_are_stratified_and_depend_on_the_data_seed_only() -> None:
     assert not torch.equal(first._poison.images, other._poison.images)
     assert first.lower_examples == 1077 and first.upper_examples == 360
     assert set(first._poison.labels.tolist()) == set(range(10))
+
+
+def test_trials_in_stacks_as_on_a_device_are_those_one_by_one(problem: DataPoisoning) -> None:
+    """Stacks of two of three trials; batches in which they drew different rows, among them."""
+    stacked = copy.copy(problem)
+    stacked._stacked, stacked._own_rows = True, 2 * len(problem._poison.images)
+    x, y, z = _point(problem, 3, seed=4)
+    pairs = [
+        one.cross(x, y, z, batch) for batch in _batches(problem, 3, seed=4) for one in (problem, stacked)
+    ]
+
+    for alone, together in zip(pairs[::2], pairs[1::2], strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-15)
+    alone, together = (one._retrain(x, steps=5) for one in (problem, stacked))
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-15)
