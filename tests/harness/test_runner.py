@@ -89,7 +89,7 @@ def test_divergence_is_scored_by_its_rule() -> None:
     last = diverged["last"]
     before = last.ledger["total"] - 1
     (unmoved,) = run_pack(_problem(), Stocbio, [wild], Rules(1, ONE, 0), CPU, F64)
-    (stopped,) = run_pack(_problem(), Stocbio, [wild], Rules(before, ONE, 0), CPU, F64)
+    stopped, _ = run_pack(_problem(), Stocbio, [wild, _bsgm()], Rules(before, ONE, 0), CPU, F64)
 
     assert {result.state for result in diverged.values()} == {"diverged"}
     assert {result.reason for result in diverged.values()} == {"y not finite at upper iteration 2"}
