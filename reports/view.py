@@ -346,20 +346,20 @@ def outcome(trials: pd.DataFrame) -> pd.Series[str]:
 def _alike(trials: pd.DataFrame, curves: pd.DataFrame, scores: list[str]) -> bool:
     """Whether the last point of every completed trial's curve is its final evaluation."""
     completed = trials[(trials["state"] == "completed") & (trials["upper_iterations"] > 0)].set_index("trial")
-    last = curves.sort_values("upper_iteration", kind="stable").groupby("trial")[scores].last()
+    points = curves[["trial", "upper_iteration", *scores]].sort_values("upper_iteration", kind="stable")
+    last = points.groupby("trial")[scores].last()
     both = completed.index.intersection(last.index)
     final, logged = (frame.loc[both, scores].to_numpy(dtype=float) for frame in (completed, last))
     return len(both) > 0 and bool(np.allclose(final, logged, rtol=1e-3, atol=0))
 
 
 def _judged(trials: pd.DataFrame, points: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
-    """`points` and the outputs of all trials that have one, by trial and samples."""
+    """`points`, and behind them the outputs of all trials that have one."""
     columns = [*_IDENTITY, "upper_iteration", *LEDGER, "ledger.total", "seconds", *scores]
     outputs = trials[trials["state"] != "failed"].rename(columns={"upper_iterations": "upper_iteration"})
     outputs = outputs.assign(**{scores[0]: outputs["objective"]})
     both = [frame.reindex(columns=columns) for frame in (points, outputs) if len(frame)]
-    judged = pd.concat(both, ignore_index=True) if both else outputs.reindex(columns=columns)
-    return judged.sort_values(["trial", "ledger.total"], kind="stable", ignore_index=True)
+    return pd.concat(both, ignore_index=True) if both else outputs.reindex(columns=columns)
 
 
 def _start(
