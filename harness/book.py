@@ -57,7 +57,8 @@ class Book:
     Raises HarnessError: a line is damaged, or contradicts those before it."""
 
     def __init__(self, path: Path) -> None:
-        path.touch()
+        if not path.exists():
+            path.touch()
         self.journal = Journal(path)
         self.studies: dict[str, OptunaStudy] = {}
         self._studies: list[OptunaStudy] = []
