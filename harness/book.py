@@ -57,7 +57,8 @@ class Book:
     Raises HarnessError: a line is damaged, or contradicts those before it."""
 
     def __init__(self, path: Path) -> None:
-        path.touch()
+        if not path.exists():
+            path.touch()
         self.journal = Journal(path)
         self.studies: dict[str, OptunaStudy] = {}
         self._studies: list[OptunaStudy] = []
@@ -217,8 +218,10 @@ def _kind(distribution: str) -> tuple[str, list[Any] | None]:
     return told["name"], told["attributes"].get("choices")
 
 
-def _shared(value: Any) -> Any:
+def _shared(values: dict[str, Any]) -> dict[str, Any]:
     """The same, with one copy of each name: a hundred thousand results have a few dozen names."""
-    if isinstance(value, dict):
-        return {intern(key): _shared(inner) for key, inner in value.items()}
-    return intern(value) if isinstance(value, str) else value
+    found = dict(zip(map(intern, values), values.values(), strict=True))
+    for name, inner in found.items():
+        if isinstance(inner, dict):
+            found[name] = _shared(inner)
+    return found

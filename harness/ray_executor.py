@@ -1,6 +1,6 @@
 """Packs on Ray Tune: a Tune trial is a worker's shift, in which it runs pack after pack, each a step of it.
 
-Tune keeps every trial with its configuration and its last result, some 0.1 MB, until all are over: a trial
+Tune keeps every trial with its configuration and its last result, some 60 kB, until all are over: a trial
 for each pack fills the driver's memory. So packs reach a worker by an actor, and come back as results, which
 Tune forgets at the next one.
 """

@@ -23,7 +23,6 @@ from harness.runner import Result
 from harness.spec import LISTING, NAME, StudySpec, contradictions, read_spec, with_sources
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 JOURNAL = "journal.log"
@@ -146,12 +145,12 @@ def results_in(folder: Path, spec: StudySpec) -> Results:
     where points are damaged."""
     trials = read_trials(folder, spec)
     places, points = require_points(folder, trials), Points(folder)
-    return {
-        (solver, trial.number): _told(solver, trial, places, points)
-        for solver, some in trials.items()
-        for trial in some
-        if trial.told
-    }
+    found: Results = {}
+    for solver, some in trials.items():
+        for trial in filter(lambda one: one.told, some):
+            found[solver, trial.number] = _told(solver, trial, places, points)
+            trial.attributes.clear()  # a result is large, and held once
+    return found
 
 
 def _told(solver: str, trial: Trial, places: Mapping[str, int], points: Points) -> Told:
@@ -228,29 +227,33 @@ def load_record(folder: Path) -> Record:
 
 
 def record_of(spec: StudySpec, results: Results) -> Record:
+    """results: used up, since a hundred thousand of them are large."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     frames = {kind: _Columns() for kind in CURVES}
-    for (solver, number), one in results.items():
+    for solver, number in list(results):
+        one = results.pop((solver, number))
         identity = {"solver": solver, "number": number, "trial": f"{solver}/{number}"}
         rows.append(identity | _row(spec, result_from_json(one.head)))
         points = read_line(one.line())
         for kind, frame in frames.items():
             frame.add(identity, points[kind])
+    trials = pd.DataFrame(rows)
+    rows.clear()
     curves, evaluations = (frames[kind].frame() for kind in CURVES)
-    return Record(spec.model_dump(), pd.DataFrame(rows), curves, evaluations)
+    return Record(spec.model_dump(), trials, curves, evaluations)
 
 
 class _Columns:
     """The points of many trials, made arrays of as they come: millions of Python's numbers fill a memory."""
 
-    ROWS = 50_000
+    ROWS = 20_000
 
     def __init__(self) -> None:
         self._held: dict[str, list[Any]] = {}
-        self._rows = 0
-        self._parts: list[pd.DataFrame] = []
+        self._parts: dict[str, list[pd.Series[Any]]] = {}
+        self._rows = self._packed = 0
 
     def add(self, identity: Mapping[str, Any], points: Mapping[str, list[Any]]) -> None:
         rows = len(next(iter(points.values()), []))
@@ -265,28 +268,33 @@ class _Columns:
             self._pack()
 
     def _pack(self) -> None:
-        import pandas as pd
-
-        whole = {name: held + [None] * (self._rows - len(held)) for name, held in self._held.items()}
-        words = {"solver", "trial"}
-        arrays = {n: values if n in words else _numbers(values) for n, values in whole.items()}
-        self._parts.append(pd.DataFrame(arrays))
-        self._held, self._rows = {}, 0
+        for name in dict.fromkeys([*self._parts, *self._held]):
+            if name not in self._parts:
+                self._parts[name] = [_series(name, [None] * self._packed)]
+            values = self._held.pop(name, [])
+            self._parts[name].append(_series(name, values + [None] * (self._rows - len(values))))
+        self._packed, self._rows = self._packed + self._rows, 0
 
     def frame(self) -> pd.DataFrame:
+        """One column after the other, so that no two copies of the whole are there at once."""
         import pandas as pd
 
-        if self._rows:
-            self._pack()
-        return pd.concat(self._parts, ignore_index=True) if self._parts else pd.DataFrame()
+        self._pack()
+        return pd.DataFrame(
+            {name: pd.concat(self._parts.pop(name), ignore_index=True) for name in list(self._parts)},
+            copy=False,
+        )
 
 
-def _numbers(values: list[Any]) -> np.ndarray:
-    """Whole numbers where all are."""
+def _series(name: str, values: list[Any]) -> pd.Series[Any]:
+    """Words; numbers, whole where all are."""
     import numpy as np
+    import pandas as pd
 
-    found = np.array(values)
-    return found if found.dtype.kind in "if" else np.array(values, dtype=float)
+    if name in ("solver", "trial"):
+        return pd.Series(values, dtype=str)
+    found = np.array(values, dtype=None if values else int)
+    return pd.Series(found if found.dtype.kind in "if" else np.array(values, dtype=float))
 
 
 def confirmations(folder: Path) -> list[Path]:
@@ -304,10 +312,16 @@ def _row(spec: StudySpec, result: Result) -> dict[str, Any]:
         **plain,
         "seed": spec.rules.seed,
         "data_seed": spec.data_seed,
-        **{f"param.{name}": value for name, value in result.config.items()},
-        **{f"metric.{name}": value for name, value in result.metrics.items()},
-        **{f"ledger.{kind}": samples for kind, samples in result.ledger.items()},
+        **{_of("param", name): value for name, value in result.config.items()},
+        **{_of("metric", name): value for name, value in result.metrics.items()},
+        **{_of("ledger", kind): samples for kind, samples in result.ledger.items()},
     }
+
+
+@lru_cache(maxsize=1024)
+def _of(group: str, name: str) -> str:
+    """A column's name, one copy for all rows."""
+    return f"{group}.{name}"
 
 
 @lru_cache(maxsize=1024)
@@ -317,4 +331,4 @@ def _column(name: str) -> str:
 
     if name in ("upper_iteration", "seconds", "share", "evaluation_samples"):
         return name
-    return f"{'ledger' if name in (*KINDS, 'total') else 'metric'}.{name}"
+    return _of("ledger" if name in (*KINDS, "total") else "metric", name)

@@ -60,6 +60,15 @@ def by_ranks(size: int, level: float) -> tuple[NDArray[np.float64], NDArray[np.f
     return low, high
 
 
+def described(size: int) -> str:
+    """What kind of band it is, for captions."""
+    if size > MOST:
+        return (
+            "simultaneous, distribution-free 95 % band (or wider: exact intervals at some ranks, Bonferroni)"
+        )
+    return "exact, simultaneous, distribution-free 95 % band (opda)"
+
+
 def _cache() -> Path:
     return user_cache_path("bilevel-harness") / "bands"
 

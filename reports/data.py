@@ -82,6 +82,7 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
     """zstd; a column that mixes types (one solver's number, another's word) is written as text."""
     import pandas as pd
 
-    mixed = [c for c in frame.columns if pd.api.types.infer_dtype(frame[c], skipna=True).startswith("mixed")]
+    objects = [c for c in frame.columns if frame[c].dtype == object]
+    mixed = [c for c in objects if pd.api.types.infer_dtype(frame[c], skipna=True).startswith("mixed")]
     texts = {c: frame[c].map(str, na_action="ignore") for c in mixed}
     frame.assign(**texts).to_parquet(path, compression="zstd", index=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports import panels, statistics, text
+from reports import bands, panels, statistics, text
 from reports.view import View
 
 if TYPE_CHECKING:
@@ -204,9 +204,10 @@ def _tuned(view: View) -> str:
             f"a {kind} are no independent draws: there is no unbiased estimate of, "
             "and no band for, another search of n trials."
         )
+    band = bands.described(max(len(view.draws(solver)) for solver in view.solvers))
     return (
-        f"Best {what} of n trials drawn at random. Panels: median (line) with its exact, simultaneous, "
-        "distribution-free 95 % band from the N trials of the solver (opda), and unbiased mean (dots). Line "
+        f"Best {what} of n trials drawn at random. Panels: median (line) with its {band} "
+        "from the N trials of the solver, and unbiased mean (dots). Line "
         "and band end where the band has no bound on one side, beyond about N/10 trials: there N trials "
         f"cannot say how good the best of n is. Below: the means by samples. {costs} The right end of a "
         "mean rests on single trials."

@@ -118,7 +118,7 @@ def curve(
     points = view.judged_of(solver)
     points = points[points["ledger.total"] > 0]
     for number in statistics.top(view.of_solver(solver), 1)["number"]:
-        best = points[points["number"] == number]
+        best = points[points["number"] == number].sort_values("ledger.total", kind="stable")
         across, height = best["ledger.total"], best[f"metric.{metric}"]
         axes.plot(across, height, color="black", linewidth=0.8, marker=style.marker, markersize=2, zorder=4)
     return log_axis(axes)

@@ -58,7 +58,7 @@ def repriced(study: Record, prices: Mapping[str, float], budget: float) -> Recor
     spec gains "repriced": by solver how many trials are judged, ended too early to say what they would have
     done with what is left, or would have ended where nothing was judged.
     """
-    view = View.of(study)
+    view = View.of(study, kinds=True)
     points = view.judged.assign(priced=_priced(view.judged, prices))
     diverged = (
         set(study.trials.loc[study.trials["state"] == "diverged", "trial"]) if len(study.trials) else set()

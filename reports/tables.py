@@ -17,8 +17,8 @@ from reports.view import LEDGER, View
 
 LEVEL_OF_TESTS = 0.05
 NEAR = 0.25
-TOP, FEWEST, MOST = 10, 20, 2000
 INTERVAL = ", with the exact (Clopper-Pearson) 95 % interval where the search is random"
+TOP, FEWEST, MOST = 10, 20, 2000
 """The best trials that an importance rests on at least, the trials that it needs, and those that it takes:
 the first of independent draws are as good as any."""
 

@@ -46,7 +46,8 @@ class View:
     """`trials` and `curves` are copies in order of solver and number, with the columns reports rely on.
 
     judged: rows as of `curves`, scored by the final protocol: the output of every trial and, where
-    `along` says "evaluations" or "curves", points on the way there. start: x0's score by metric.
+    `along` says "evaluations" or "curves", points on the way there; with the ledger by kind where it is asked
+    for. start: x0's score by metric.
     """
 
     spec: dict[str, Any]
@@ -59,7 +60,7 @@ class View:
     start: dict[str, float]
 
     @classmethod
-    def of(cls, study: Record) -> View:
+    def of(cls, study: Record, kinds: bool = False) -> View:
         """Complete what a partial study lacks: absent columns become missing values, never errors."""
         scores = list(dict.fromkeys(f"metric.{study.spec[role]}" for role in ("objective", "headline")))
         spaces = [entry.get("space", {}) for entry in study.spec["solvers"].values()]
@@ -86,7 +87,7 @@ class View:
         )
         along = "evaluations" if len(evaluations) else "curves" if _alike(trials, curves, scores) else ""
         points = {"evaluations": evaluations, "curves": curves, "": curves.head(0)}[along]
-        judged = _judged(trials, points, scores)
+        judged = _judged(trials, points, [*(LEDGER if kinds else ()), "ledger.total", "seconds"], scores)
         return cls(
             study.spec,
             solvers,
@@ -346,20 +347,20 @@ def outcome(trials: pd.DataFrame) -> pd.Series[str]:
 def _alike(trials: pd.DataFrame, curves: pd.DataFrame, scores: list[str]) -> bool:
     """Whether the last point of every completed trial's curve is its final evaluation."""
     completed = trials[(trials["state"] == "completed") & (trials["upper_iterations"] > 0)].set_index("trial")
-    last = curves.sort_values("upper_iteration", kind="stable").groupby("trial")[scores].last()
+    points = curves[["trial", "upper_iteration", *scores]].sort_values("upper_iteration", kind="stable")
+    last = points.groupby("trial")[scores].last()
     both = completed.index.intersection(last.index)
     final, logged = (frame.loc[both, scores].to_numpy(dtype=float) for frame in (completed, last))
     return len(both) > 0 and bool(np.allclose(final, logged, rtol=1e-3, atol=0))
 
 
-def _judged(trials: pd.DataFrame, points: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
-    """`points` and the outputs of all trials that have one, by trial and samples."""
-    columns = [*_IDENTITY, "upper_iteration", *LEDGER, "ledger.total", "seconds", *scores]
+def _judged(trials: pd.DataFrame, points: pd.DataFrame, costs: list[str], scores: list[str]) -> pd.DataFrame:
+    """`points`, and behind them the outputs of all trials that have one."""
+    columns = [*_IDENTITY, "upper_iteration", *costs, *scores]
     outputs = trials[trials["state"] != "failed"].rename(columns={"upper_iterations": "upper_iteration"})
     outputs = outputs.assign(**{scores[0]: outputs["objective"]})
     both = [frame.reindex(columns=columns) for frame in (points, outputs) if len(frame)]
-    judged = pd.concat(both, ignore_index=True) if both else outputs.reindex(columns=columns)
-    return judged.sort_values(["trial", "ledger.total"], kind="stable", ignore_index=True)
+    return pd.concat(both, ignore_index=True) if both else outputs.reindex(columns=columns)
 
 
 def _start(

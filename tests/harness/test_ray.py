@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ray import tune
@@ -18,10 +19,11 @@ from harness.errors import HarnessError
 from harness.nodes import Nodes
 from harness.ray_executor import SCRATCH, StudySearcher, _clean, _start, gpu_share
 from harness.rules import Rules
-from harness.trainable import ASIDE, BROKEN, NODE, Board, PackTrainable
+from harness.runner import failed
+from harness.trainable import ASIDE, BROKEN, NODE, RESULTS, SHIFT, Board, PackTrainable
 from harness.travel import begun, packed, unpacked
 from harness.watchdog import Waiting
-from harness.worker import Context, Pack
+from harness.worker import Context, Pack, results_to_json
 from recipes.kills import workers
 from tests.harness.test_study import SPACE, arguments
 
@@ -69,6 +71,20 @@ def searcher(monkeypatch: pytest.MonkeyPatch) -> StudySearcher:
     monkeypatch.setattr("ray.get", lambda found, timeout=0: found)
     study: Any = _Given()
     return StudySearcher(study, "", Nodes(_Board(), 0))
+
+
+def test_a_shift_runs_pack_after_pack(searcher: StudySearcher) -> None:
+    packs = [replace(PACK_, numbers=(n,)) for n in range(3)]
+    study = Mock(in_flight=1, next_pack=Mock(side_effect=[*packs, None, None]))
+    searcher.study, done = study, {RESULTS: results_to_json([failed({}, "why")])}
+    assert searcher.suggest("a")[SHIFT] == "a" and searcher.suggest("b")[SHIFT] == "b"
+    searcher.on_trial_result("a", done)
+    assert searcher.running == {"a": packs[2], "b": packs[1]}
+    searcher.on_trial_result("a", done)
+    searcher.on_trial_complete("a", {"done": True})  # nothing is left for it
+    assert [call.args[0] for call in study.record.call_args_list] == [packs[0], packs[2]]
+    assert not study.died.called and not study.give_back.called
+    assert searcher.suggest("c") is None  # while a pack is in flight, which may come back
 
 
 def broken(node: str) -> dict[str, Any]:
