@@ -33,6 +33,10 @@ def test_numbers_and_looks_of_a_solver_stay(record: Record) -> None:
     assert numbers[0] == numbers[1]
 
 
+def test_a_label_moves_no_terminal(record: Record) -> None:
+    assert View.of(Choice((), {"bsgm": "[/red]\x1b[31m"}).of(record)).label("bsgm") == "[/red]�[31m"
+
+
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
