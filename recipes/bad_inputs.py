@@ -95,7 +95,7 @@ WORDS = {
         "cross=inf",
         "cross=²",
     ),
-    "--evaluate-at": ("0", "1", "1.1", "-0.1", "nan", "0.5,0.5", ",", "0.1;0.2", "²", DIGITS),
+    "--evaluate-at": ("0", "1.1", "-0.1", "nan", ",", "0.1;0.2", "²", DIGITS),
 }
 TOML = {
     "no TOML": "[bsgm",
@@ -158,11 +158,12 @@ def _options(run: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _files(run: list[str], folder: Path) -> Iterator[tuple[str, list[str]]]:
-    for option, contents in (("--space", TOML), ("--config", CONFIGS)):
+    bare = [word for word in run if word not in ("--trials", "2", "--budget", "4000")]  # these beat a file's
+    for option, contents, words in (("--space", TOML, run), ("--config", CONFIGS, bare)):
         for name, text in contents.items():
             path = folder / f"{option}-{name.replace(' ', '_')}.toml"
             path.write_text(text, "utf-8")
-            yield f"run {option}", [*run, f"{option}={path}"]
+            yield f"run {option}", [*words, f"{option}={path}"]
 
 
 def _names() -> Iterator[tuple[str, list[str]]]:

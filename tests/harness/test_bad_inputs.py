@@ -1,5 +1,8 @@
 """Some of recipes/bad_inputs.py, and what its children cannot tell: the rest runs there."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,15 @@ def test_markup_in_a_label_is_shown_as_it_is() -> None:
     console = Console(record=True, width=200)
     console.print(tally_table(odd, {}))
     assert "[/red]" in console.export_text()
+
+
+def test_a_terminal_that_lacks_letters_gets_others(tmp_path: Path) -> None:
+    """Its name has letters that such a terminal cannot show, in a table and in an error."""
+    program = Path(sys.executable).with_name("harness")
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    told = [
+        subprocess.run([program, *words], capture_output=True, cwd=tmp_path, env=env, check=False)
+        for words in (["show", "bsgm"], ["show", "†é"])
+    ]
+    assert [done.returncode for done in told] == [0, 2]
+    assert all((done.stdout + done.stderr).isascii() and b"Traceback" not in done.stderr for done in told)
