@@ -178,7 +178,11 @@ def _names() -> Iterator[tuple[str, list[str]]]:
 
 def _places(run: list[str], folder: Path) -> Iterator[tuple[str, list[str]]]:
     for place in _no_studies(folder):
-        yield from ((f"run {o}", [*run, f"{o}={place}"]) for o in ("--space", "--config", "--plugin"))
+        yield from ((f"run {o}", [*run, f"{o}={place}"]) for o in ("--space", "--config"))
+        yield (
+            "run --plugin",
+            [*run, "--solvers=mine", f"--plugin={place}"],
+        )  # alone it breaks what needs it only
         commands = ("status", "report", "repair", "confirm", "compare")
         yield from ((command, [command, place]) for command in commands)
         yield "export", ["export", place, "--out", str(folder / "x.parquet")]
