@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from harness.errors import HarnessError, show_traceback
+from harness.errors import HarnessError, one_line, show_traceback
 from harness.shadow import require_unshadowed, shadowed_by
 
 app = typer.Typer(
@@ -448,8 +448,9 @@ class Settings:
 
 def main() -> None:
     """Errors of the user end in one line and exit code 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # where a terminal lacks a letter
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where a terminal lacks a letter
     words = [word for word in sys.argv[1:] if word != "--debug"]
     settings = Settings(len(words) < len(sys.argv) - 1)
     try:
@@ -480,5 +481,5 @@ def _explained(error: Exception) -> str | None:
 
 
 def _complain(text: str) -> int:
-    sys.stderr.write("error: " + " ".join(text.split()) + "\n")
+    sys.stderr.write(f"error: {one_line(text)}\n")
     return 2

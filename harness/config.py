@@ -38,7 +38,7 @@ def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
         values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise HarnessError(f"--config {path} cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also what is no UTF-8, or has no end
         raise HarnessError(f"--config {path} is not valid TOML: {error}") from None
     back = {parameter: key for key, parameter in RENAMED.items()}
     keys = {back.get(name, name) for name in known} - NOT_IN_A_FILE

@@ -13,6 +13,8 @@ from pathlib import Path
 
 NOT_AN_AUTHORS = {"harness", "torch", "numpy", "scipy", "sklearn", "pandas", "ray", "optuna"}
 """Top-level modules in which an author's mistake surfaces, but does not lie."""
+LONGEST = 1200
+"""Letters of an error that is shown."""
 
 
 class HarnessError(Exception):
@@ -29,6 +31,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     guess = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{guess}valid: {', '.join(names) if names else 'none'}"
+
+
+def one_line(text: str) -> str:
+    """`text` in one line of at most LONGEST characters, without any that a terminal would obey."""
+    line = "".join(letter if letter.isprintable() else "�" for letter in " ".join(text.split()))
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
 
 
 def last_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from harness.draws import SAMPLERS, grid_size
 from harness.errors import HarnessError
 from harness.executors import default_workers, inline, on_ray
 from harness.interrupt import as_interrupts
-from harness.options import names, one_of, positive, valid_seed
+from harness.options import at_most, names, one_of, valid_seed
 from harness.params import parameters
 from harness.plan import print_plan
 from harness.plugins import Plugins, fingerprint
@@ -35,6 +35,8 @@ from harness.study import Executor, Study, locked
 from harness.worker import Context, Worker, set_up
 
 INTERRUPTED = 130
+MOST_TRIALS, MOST_WORKERS = 1_000_000, 10_000
+"""Of a solver, and at once."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Search:
     published: bool
 
     def __post_init__(self) -> None:
-        positive("--trials", self.trials)
+        at_most("--trials", self.trials, MOST_TRIALS)
         one_of("--sampler", self.sampler, SAMPLERS)
         if self.seed is not None:
             valid_seed("--search-seed", self.seed)
@@ -76,11 +78,11 @@ class Execution:
     def __post_init__(self) -> None:
         one_of("--executor", self.executor, ("ray", "inline"))
         if self.workers is not None:
-            positive("--workers", self.workers)
-        if self.pack != "auto" and not (self.pack.isdecimal() and int(self.pack)):
-            raise HarnessError(
-                f"--pack must be a number of trials, 1 or above, or auto, but got {self.pack!r}"
-            )
+            at_most("--workers", self.workers, MOST_WORKERS)
+        if self.pack != "auto":
+            if not (self.pack.isdecimal() and len(self.pack) < 20):
+                raise HarnessError(f"--pack must be a number of trials, or auto, but got {self.pack[:40]!r}")
+            at_most("--pack", int(self.pack), MOST_TRIALS)
 
     def workers_on(self, device: str) -> int:
         if self.executor == "inline":

@@ -48,13 +48,20 @@ def _number(name: str, text: str) -> float:
 
 def positive(name: str, value: T) -> T:
     if not (value > 0 and math.isfinite(value)):
-        raise HarnessError(f"{name} must be a finite number above 0, but got {value:g}")
+        raise HarnessError(f"{name} must be a finite number above 0, but got {str(value)[:40]}")
+    return value
+
+
+def at_most(name: str, value: T, most: T) -> T:
+    """A count that is above 0 and, so that a slip of the hand ends here, not in a full memory, not above."""
+    if positive(name, value) > most:
+        raise HarnessError(f"{name} must be at most {most}, but got {str(value)[:40]}")
     return value
 
 
 def not_negative(name: str, value: T) -> T:
     if not (value >= 0 and math.isfinite(value)):
-        raise HarnessError(f"{name} must be a finite number, 0 or above, but got {value}")
+        raise HarnessError(f"{name} must be a finite number, 0 or above, but got {str(value)[:40]}")
     return value
 
 

@@ -34,7 +34,7 @@ def tally_table(
     """One row per solver, and one for all. left: seconds to go by solver, nan: not known yet; None: no such
     column."""
     table = Table("solver", "done", "diverged", "failed", box=None, header_style="bold")
-    table.add_column(objective_in_words(spec), justify="right")
+    table.add_column(Text(objective_in_words(spec)), justify="right")
     table.add_column("samples spent", justify="right")
     if left is not None:
         table.add_column("time left", justify="right")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from harness.budget import KINDS, Accountant
 from harness.errors import HarnessError
-from harness.options import not_negative, one_of, positive, valid_seed
+from harness.options import at_most, not_negative, one_of, positive, valid_seed
 
 MOST_POINTS = 10_000
 """Of a curve: more than a figure or a table can show."""
@@ -39,8 +39,8 @@ class Rules:
         valid_seed("--seed", self.seed)
         one_of("--divergence", self.divergence, ("x0", "last", "worst"))
         one_of("--system-failure", self.system_failure, ("start", "diverge"))
-        if not_negative("--curves", self.curves) > MOST_POINTS:
-            raise HarnessError(f"--curves must be at most {MOST_POINTS}, but got {str(self.curves)[:40]}")
+        if not_negative("--curves", self.curves):
+            at_most("--curves", self.curves, MOST_POINTS)
         Accountant(1, self.budget, self.prices)  # raises where it cannot count them
         for share in self.evaluate_at:
             if not 0 < share <= 1:

@@ -107,7 +107,7 @@ def trial_columns(view: View, trials: pd.DataFrame) -> list[Column]:
         _scores(f"{view.heading(view.objective)} (objective)", trials["objective"]),
     ]
     metrics = [c for c in trials.columns if c.startswith("metric.") and c != f"metric.{view.objective}"]
-    columns += [_scores(view.heading(c.removeprefix("metric.")), trials[c]) for c in metrics]
+    columns += [_scores(_heading(view, c.removeprefix("metric.")), trials[c]) for c in metrics]
     for name in view.parameters:
         values = view.values(trials, name)
         columns.append(Column(view.symbol(name), [text.parameter(v) for v in values], values))
@@ -120,6 +120,11 @@ def trial_columns(view: View, trials: pd.DataFrame) -> list[Column]:
         columns.append(Column(heading, [show(v) for v in trials[name]], list(trials[name])))
     columns.append(Column("Reason", list(trials["reason"]), list(trials["reason"])))
     return [column for column in columns if any(cell not in ("", text.MISSING) for cell in column.cells)]
+
+
+def _heading(view: View, metric: str) -> str:
+    """With an arrow where solvers are judged by it; of a diagnostic neither direction is better."""
+    return view.heading(metric) if metric == view.headline else view.short(metric)
 
 
 def symbols(words: str) -> Markup:

@@ -33,10 +33,10 @@ def write_report(
     used, and the tables say how many. A study that is still running is reported as far as it has come.
     width: of the figures, one of `figures.WIDTHS`. paper: write `paper.tex` too.
     """
+    study = choice.of(study)
     folders = {name: out / name for name in ("tables", "figures", "data")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    study = choice.of(study)
     view = View.of(study)
     written = [*tables.all_tables(view, top), *confirmation_tables(study, view)]
     for table in written:

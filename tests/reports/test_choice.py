@@ -33,6 +33,10 @@ def test_numbers_and_looks_of_a_solver_stay(record: Record) -> None:
     assert numbers[0] == numbers[1]
 
 
+def test_a_label_moves_no_terminal(record: Record) -> None:
+    assert View.of(Choice((), {"bsgm": "[/red]\x1b[31m"}).of(record)).label("bsgm") == "[/red]�[31m"
+
+
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
@@ -41,9 +45,10 @@ def test_numbers_and_looks_of_a_solver_stay(record: Record) -> None:
         (Choice((), {}, ("y",)), "--params"),
     ],
 )
-def test_unknown_names_are_refused(choice: Choice, words: str, record: Record) -> None:
+def test_unknown_names_are_refused(choice: Choice, words: str, record: Record, tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=words):
-        choice.of(record)
+        write_report(record, tmp_path / "out", choice=choice)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["distribution", "tuning", "curves", "best_at_budget", "samples_to_target"])

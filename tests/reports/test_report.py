@@ -143,6 +143,7 @@ def test_trials_can_be_brushed_and_solvers_hidden(out: Path, record: Record) -> 
     assert dict(pressed)["bsgm"] == "#009E73"
     heads = re.findall(r'<th scope="col" data-axis="(\w*)"><button type="button">(.*?)</button>', source)
     scales = {heading: scale for scale, heading in heads}
+    assert "Val loss" in scales
     assert (scales["Val ↓ (objective)"], scales["α"], scales["Outcome"], scales["b"]) == (
         "linear",
         "log",
