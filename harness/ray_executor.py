@@ -222,8 +222,8 @@ def _quiet() -> None:
 def _stopped(error: Exception) -> HarnessError:
     if isinstance(error, ray.exceptions.RayError):
         return HarnessError(
-            f"Ray has died, or a part of it ({type(error).__name__}); what is recorded is safe; start it again, "
-            "and the same command goes on"
+            f"Ray has died, or a part of it ({type(error).__name__}); what is recorded is safe; start it "
+            "again, and the same command goes on"
         )
     return HarnessError(f"Ray Tune stopped ({last_line(error)}); run the same command to go on")
 
