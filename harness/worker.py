@@ -218,9 +218,8 @@ def keep_freed_memory() -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether a GPU, or the CPU's allocator, which has no error of its own, had no room."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in OUT_OF_MEMORY
-    )
+    said = last_line(error)  # str() of a plug-in's error may raise
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in said for w in OUT_OF_MEMORY)
 
 
 def free(device: torch.device) -> None:

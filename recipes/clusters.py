@@ -151,7 +151,7 @@ class Driver:
         self._process.wait()
 
     def ends(self, code: int = 0) -> Driver:
-        found = self._process.wait(300)
+        found = self._process.wait(3 * STARTS)
         assert found == code, f"exit {found} instead of {code}: {self.said()[-2000:]}"
         return self
 

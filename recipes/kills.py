@@ -34,7 +34,8 @@ STUDY = (
     *("run", "quadratic", "--set", "upper_dim=4", "--set", "lower_dim=3", "--solvers", "soba,amigo,ttsa"),
     *("--trials", "32", "--budget", "10000", "--seed", "3", "--pack", "2", "--device", "cpu"),
 )
-EXECUTORS = {"ray": ("--workers", "2"), "inline": ("--executor", "inline")}
+EXECUTORS = {"inline": ("--executor", "inline"), "ray": ("--workers", "2")}
+AGAIN = 5
 MOST = 2.0
 """Seconds after a result at which a study is hit, at most."""
 
@@ -118,9 +119,11 @@ def one_round(folder: Path, executor: str, draw: random.Random) -> tuple[Counter
             moments.append(before)
         if driver.poll() is not None:
             driver = start(folder / "study", folder / "log", executor)
-    if driver.wait() != 0:
-        raise SystemExit((folder / "log").read_text()[-2000:])
-    return done, moments
+    for _ in range(AGAIN):  # Ray does not start at once on a machine that is very busy
+        if driver.wait() == 0:
+            return done, moments
+        driver = start(folder / "study", folder / "log", executor)
+    raise SystemExit((folder / "log").read_text()[-2000:])
 
 
 HEAD = """# Kills

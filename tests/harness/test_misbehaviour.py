@@ -39,6 +39,7 @@ BODIES = {
     "init raises": "    def init(self, oracle): raise MemoryError",
     "step exits": "    def step(self, oracle, state): sys.exit(0)",
     "says much": "    def step(self, oracle, state): raise ValueError('x\\x00\\ud800' * 10**6)",
+    "raises oddly": "    def init(self, oracle): raise type('O', (OSError,), {'__str__': lambda e: 1})",
     "held raises": "    def held(self, place): raise RuntimeError('made to')",
 }
 PARTS = {
