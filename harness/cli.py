@@ -173,7 +173,15 @@ def run(
     shares = numbers("--evaluate-at", evaluate_at)
     rules = Rules(taken.budget, prices(price or []), seed, divergence, system_failure, curves, shares)
     found = make_context(
-        problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
+        problem,
+        options or [],
+        plugins or [],
+        data_dir,
+        data_seed,
+        device,
+        rules,
+        trial_timeout,
+        bool(address),
     )
     search = Search(taken.trials, solvers, space, sampler, search_seed, published)
     if save_config:
@@ -194,7 +202,7 @@ def trial(
     budget: Budget = None,
     seed: Seed = 1,
     data_seed: DataSeed = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     space: SpaceFile = None,
     options: Option = None,
     plugins: PluginFile = None,
@@ -233,7 +241,9 @@ def replay(
     ] = 1e-3,
     plugins: PluginFile = None,
     data_dir: DataDir = None,
-    device: Device = "cpu",
+    device: Annotated[
+        str, typer.Option(help="study (its own, where it is here), cpu, cuda or auto")
+    ] = "study",
 ) -> None:
     """Run a recorded trial again, alone, and compare; exit code 1 where it differs. No plug-in file runs that
     is not named here."""
@@ -281,7 +291,7 @@ def confirm(
 
     fresh = Fresh(top, seeds, data_seeds)
     execution = Execution(executor, workers, address, pack)
-    context = context_of(folder, plugins or [], data_dir, device, trial_timeout)
+    context = context_of(folder, plugins or [], data_dir, device, trial_timeout, bool(address))
     raise typer.Exit(confirm_study(folder, fresh, execution, context))
 
 

@@ -16,9 +16,10 @@ from rich.console import Console
 
 from harness.check.verdict import Verdict
 from harness.child import Child, Died, TooLong
+from harness.device import check_device
 from harness.errors import HarnessError, last_line, nearest
 from harness.exchange import export, load_together, merge
-from harness.options import pairs, positive
+from harness.options import one_of, pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins, kept_source, require_source
 from harness.progress import tally_table
@@ -30,7 +31,7 @@ from harness.space import Space, complete, find_space
 from harness.spec import NAME, StudySpec, read_spec
 from harness.study import DIED, Tally, sole_driver
 from harness.watched import working
-from harness.worker import Context, Pack, Worker, check_device, set_up
+from harness.worker import Context, Pack, Worker, set_up
 
 
 def run_trial(
@@ -114,7 +115,7 @@ def replay_trial(
         options=spec.options,
         data_dir=str(data_dir.resolve()) if data_dir else None,
         data_seed=spec.data_seed,
-        device=check_device(device),
+        device=_device_of(spec, device),
         plugins=[str(file.resolve()) for file in files],
         rules=spec.rules,
     )
@@ -124,6 +125,20 @@ def replay_trial(
         typer.echo(line)
     typer.echo(f"{trial}: {'differs' if found else f'the same, to a relative {tolerance:g}'}")
     return 1 if found else 0
+
+
+def _device_of(spec: StudySpec, asked: str) -> str:
+    """Where a trial is replayed: on the study's device unless another is asked for; on the CPU, which is
+    said, where that is not here."""
+    if asked != "study":
+        return check_device(one_of("--device", asked, ("cpu", "cuda", "auto")))
+    recorded = spec.versions.get("device", "cpu")
+    if recorded == "cuda" and check_device("auto") == "cpu":
+        sys.stderr.write(
+            "note: the study ran on a GPU, and none is here; replayed on the CPU, up to rounding\n"
+        )
+        return "cpu"
+    return recorded
 
 
 def require_sources(folder: Path, spec: StudySpec, solver: str, files: Sequence[Path]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from harness.commands import require_sources
+from harness.device import check_device
 from harness.errors import HarnessError
 from harness.launch import INTERRUPTED, Execution, carried_out, versions
 from harness.options import not_negative, one_of, positive
@@ -26,7 +27,7 @@ from harness.runner import Result
 from harness.solver import Solver
 from harness.spec import LISTING, NAME, SolverSpec, StudySpec, differences, read_spec
 from harness.study import Study, locked
-from harness.worker import Context, check_device, set_up
+from harness.worker import Context, set_up
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,15 @@ def confirm_study(folder: Path, fresh: Fresh, execution: Execution, context: Con
 
 
 def context_of(
-    folder: Path, files: Sequence[Path], data_dir: Path | None, device: str, trial_timeout: float
+    folder: Path,
+    files: Sequence[Path],
+    data_dir: Path | None,
+    device: str,
+    trial_timeout: float,
+    elsewhere: bool,
 ) -> Context:
-    """What a worker needs to know to run trials of a recorded study. Raises HarnessError: DIR is itself a
-    confirmation."""
+    """What a worker needs to know to run trials of a recorded study; elsewhere: other machines may work.
+    Raises HarnessError: DIR is itself a confirmation."""
     spec = read_spec(folder)
     if spec.sampler == LISTING:
         raise HarnessError(f"{folder} is a confirmation itself; give the study that it confirms")
@@ -98,7 +104,7 @@ def context_of(
         options=spec.options,
         data_dir=str(data_dir.resolve()) if data_dir else None,
         data_seed=spec.data_seed,
-        device=check_device(one_of("--device", device, ("cpu", "cuda", "auto"))),
+        device=check_device(one_of("--device", device, ("cpu", "cuda", "auto")), elsewhere),
         plugins=[str(file.resolve()) for file in files],
         rules=spec.rules,
         trial_timeout=not_negative("--trial-timeout", trial_timeout),

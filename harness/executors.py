@@ -8,6 +8,7 @@ import torch
 
 from harness.child import Died
 from harness.errors import HarnessError
+from harness.sizing import free_memory
 from harness.study import DIED, Executor, Study
 from harness.watched import working
 from harness.worker import Context
@@ -21,6 +22,8 @@ def inline(context: Context) -> Executor:
         spent: dict[str, float] = {}
         study.in_flight_samples = lambda: spent
         with working(context, spent.__setitem__) as worker:
+            if context.device == "cuda":
+                study.packing = study.packing.on(free_memory(context.device), 1.0)
             study.stage = ""
             while (pack := study.next_pack()) is not None:
                 try:

@@ -27,7 +27,7 @@ from harness.problem import Problem
 from harness.progress import shown
 from harness.repair import Again
 from harness.share import WHOLE, Share
-from harness.sizing import Packing, auto_packing
+from harness.sizing import Packing, auto_packing, devices, free_memory
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
@@ -195,6 +195,7 @@ def run_study(
             typer.echo(f"note: {name}: {words}")
     packing = execution.packing_of(context.device, spec)
     if dry_run:
+        packing = packing.on(free_memory(context.device), min(1.0, devices(context.device) / workers))
         print_plan(
             spec,
             problem,
@@ -236,9 +237,10 @@ def carried_out(study: Study, context: Context, execution: Execution) -> bool:
 
 
 def _set_up(context: Context, dry_run: bool) -> Problem:
-    """The problem with its data; for a plan in a process that is set up as a worker's."""
+    """The problem with its data, on the CPU: a driver asks for its sizes. For a plan in a process that is set
+    up as a worker's."""
     if not dry_run:
-        return set_up(context.find_plugins(), context)
+        return set_up(context.find_plugins(), replace(context, device="cpu"))
     sys.stderr.write(f"reading the data of {context.problem} ...\n")
     return Worker(context).problem
 

@@ -37,8 +37,14 @@ Configs = Sequence[Mapping[str, Any]]
 
 
 def _clock(device: str) -> Callable[[], float]:
-    """Seconds of this process' own, which what else runs does not touch; where a GPU works, all seconds."""
-    return time.process_time if device == "cpu" else time.perf_counter
+    """Seconds of this process' own, which what else runs does not touch; where a GPU works, all seconds until
+    it has done what it was given."""
+
+    def when_done() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return time.process_time if device == "cpu" else when_done
 
 
 class _Enough(BaseException):

@@ -7,6 +7,7 @@ Tune forgets at the next one.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -33,6 +34,7 @@ from harness.errors import HarnessError, last_line
 from harness.interrupt import as_interrupts
 from harness.nodes import Nodes
 from harness.shadow import require_clear
+from harness.sizing import free_memory
 from harness.study import DIED, Executor, Study
 from harness.trainable import ASIDE, BOARD, BROKEN, CONTEXT, GPUS, NODE, RESULTS, SHIFT, Board, PackTrainable
 from harness.travel import packed
@@ -40,6 +42,8 @@ from harness.watchdog import Waiting, watched_ray
 from harness.worker import Context, Pack, results_from_json
 
 SCRATCH = "harness-ray-"
+ANSWER = 120.0
+"""Seconds that a node may take to say what its GPU holds: it imports PyTorch first."""
 TOKEN = "; where it asks for a token, the driver needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN(_PATH) as well"
 
 
@@ -147,7 +151,10 @@ def on_ray(context: Context, workers: int, address: str | None) -> Executor:
         study.in_flight_samples = Reading(board, study)
         study.stage = f"{workers} workers start and read the data"
         nodes = Nodes(board, gpu_share(workers) if context.device == "cuda" else 0)
-        searcher = StudySearcher(study, packed(context, study.solvers), nodes)
+        if nodes.gpus:
+            study.packing = study.packing.on(_device_memory(nodes.gpus), nodes.gpus)
+        shared = dataclasses.replace(context, device_share=nodes.gpus or 1.0)
+        searcher = StudySearcher(study, packed(shared, study.solvers), nodes)
         waiting = Waiting(study)
         try:
             with (
@@ -238,6 +245,23 @@ def gpu_share(workers: int) -> float:
     """What of a GPU a worker takes: the cluster's are shared evenly; a whole one where none has come yet."""
     devices = int(ray.cluster_resources().get("GPU", 0))
     return 1 / -(-workers // devices) if devices else 1.0
+
+
+def _device_memory(gpus: float) -> int:
+    """Bytes that are free on a GPU of the cluster, as a node that has one says; its process ends after that.
+
+    Raises HarnessError: none answers."""
+
+    @ray.remote(num_cpus=0, max_calls=1)
+    def ask() -> int:
+        return free_memory("cuda")
+
+    try:
+        return int(ray.get(ask.options(num_gpus=gpus).remote(), timeout=ANSWER))
+    except ray.exceptions.RayError as error:
+        raise HarnessError(
+            f"no GPU of the cluster says how much memory it has ({type(error).__name__}); give --pack NUMBER"
+        ) from None
 
 
 def _tuner(searcher: StudySearcher, waiting: Waiting, workers: int, scratch: str) -> tune.Tuner:

@@ -30,7 +30,8 @@ from harness.streams import Streams
 
 @dataclasses.dataclass
 class Result:
-    """One trial. state: "completed", "diverged" or "failed" (then `reason` says why)."""
+    """One trial. state: "completed", "diverged" or "failed" (then `reason` says why). device: that computed,
+    in words (`harness.device.described`)."""
 
     config: dict[str, Any]
     state: str = "completed"
@@ -44,6 +45,7 @@ class Result:
     seconds: float = 0.0
     evaluation_seconds: float = 0.0
     pack: int = 1
+    device: str = ""
     curve: list[dict[str, float]] = dataclasses.field(default_factory=list)
     evaluations: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
@@ -109,9 +111,11 @@ class Run:
                         return
                 begun = time.perf_counter()
                 stepped = self.iterate(solver, state, declared)
+                ended = self._diverged(
+                    state, stepped
+                )  # the look that waits for a device: only then is it done
                 self.seconds[meter.running] += (time.perf_counter() - begun) / meter.trials
                 self.iterations[meter.running] += 1
-                ended = self._diverged(state, stepped)
                 iteration += 1
                 state = stepped
                 if ended is None:

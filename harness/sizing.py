@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from harness.place import first_place
 from harness.problem import Problem
 from harness.solver import Solver
 
-MOST = {"cpu": 8, "cuda": 64}
+MOST_ON_CPU = 8
+"""Trials in a pack: more are no faster there."""
 SHARE = 0.7
 """The share of the free memory that packs may take."""
 
@@ -29,11 +30,6 @@ def free_memory(device: str) -> int:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def workers_per_device(device: str, workers: int) -> int:
-    """Workers that share the memory of one machine, or of one GPU."""
-    return -(-workers // max(torch.cuda.device_count(), 1)) if device == "cuda" else workers
 
 
 def pack_bytes(problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]]) -> float:
@@ -53,26 +49,35 @@ def pack_bytes(problem: Problem, solver: type[Solver[Any]], configs: Sequence[Ma
     return problem.memory(len(configs), size) + problem.dtype.itemsize * sum(numbers)
 
 
+def devices(device: str) -> int:
+    """GPUs of this machine, or one CPU."""
+    return max(torch.cuda.device_count(), 1) if device == "cuda" else 1
+
+
 @dataclass(frozen=True)
 class Packing:
     """At most so many trials in a pack, and so many bytes in a worker, which keeps x and y of every trial at
-    so many stops (`Rules.evaluate_at`)."""
+    so many stops (`Rules.evaluate_at`). room None: not known before a machine that works is asked."""
 
     most: int
-    room: float = math.inf
+    room: float | None = math.inf
     stops: int = 0
+
+    def on(self, free: int, share: float) -> Packing:
+        """The same in a worker that has a share of a device with so many bytes free."""
+        return replace(self, room=SHARE * share * free) if self.room is None else self
 
     def cut(
         self, problem: Problem, solver: type[Solver[Any]], configs: Sequence[Mapping[str, Any]]
     ) -> Iterator[slice]:
         """The trials in packs, in their order; a trial that does not fit alone goes alone."""
         kept = self.stops * problem.dtype.itemsize * (problem.dim_x + problem.dim_y)
+        room = math.inf if self.room is None else self.room
         first = 0
         while first < len(configs):
             size = min(self.most, len(configs) - first)
             while (
-                size > 1
-                and pack_bytes(problem, solver, configs[first : first + size]) + kept * size > self.room
+                size > 1 and pack_bytes(problem, solver, configs[first : first + size]) + kept * size > room
             ):
                 size -= 1
             yield slice(first, first + size)
@@ -80,6 +85,9 @@ class Packing:
 
 
 def auto_packing(device: str, workers: int, trials: int, stops: int = 0) -> Packing:
-    """Packs that are of use on the device, fit in memory, and leave work for every worker."""
-    room = SHARE * free_memory(device) / workers_per_device(device, workers)
-    return Packing(max(1, min(MOST[device], -(-trials // workers))), room, stops)
+    """Packs that are of use on the device, fit in memory, and leave work for every worker. A GPU is filled;
+    how much it holds is asked of the machine that has it."""
+    most = -(-trials // workers)
+    if device == "cuda":
+        return Packing(most, None, stops)
+    return Packing(min(MOST_ON_CPU, most), SHARE * free_memory(device) / workers, stops)

@@ -16,6 +16,7 @@ import torch
 from torch.func import grad, vmap
 
 from harness.budget import Accountant
+from harness.device import check_device, described, prepare
 from harness.door import checked, require_declared
 from harness.errors import HarnessError, PluginError, last_line
 from harness.options import not_negative, one_of, pairs, valid_seed
@@ -34,7 +35,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 @dataclasses.dataclass(frozen=True)
 class Context:
     """What a worker needs to know, plain data; trial_timeout: seconds per trial, 0 for none. solvers: those
-    that it loads when it is set up, so that what one of them lacks on a node is no trial's failure."""
+    that it loads when it is set up, so that what one of them lacks on a node is no trial's failure.
+    device_share: of a GPU's memory, which a worker may take."""
 
     problem: str
     options: dict[str, Any]
@@ -45,6 +47,7 @@ class Context:
     rules: Rules
     trial_timeout: float = 0.0
     solvers: list[str] = dataclasses.field(default_factory=list)
+    device_share: float = 1.0
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -106,10 +109,12 @@ class Worker:
         self.context, self.spent = context, spent
         self.fits: dict[str, int] = {}
         self.device = torch.device(context.device)
+        prepare(self.device, context.device_share)
         self.plugins = context.find_plugins()
         for solver in context.solvers:
             self.plugins.solver(solver)
         self.problem = set_up(self.plugins, context)
+        self.described = described(self.device)
 
     @classmethod
     def from_json(cls, text: str) -> Worker:
@@ -145,7 +150,8 @@ class Worker:
         with restored():
             rules, dtype, pulse = self.context.rules, self.problem.dtype, self._pulse(pack.solver)
             results = run_pack(self.problem, solver, configs, rules, self.device, dtype, pulse)
-        return [checked(result, self.problem) for result in results]
+        plain = (checked(result, self.problem) for result in results)
+        return [dataclasses.replace(result, device=self.described) for result in plain]
 
     def _pulse(self, solver: str) -> Callable[[Accountant], None] | None:
         if self.spent is None:
@@ -171,15 +177,17 @@ def make_context(
     device: str,
     rules: Rules,
     trial_timeout: float,
+    elsewhere: bool = False,
 ) -> Context:
-    """A context from the options of the command line, checked; `data_seed` None is the seed of the rules."""
+    """A context from the options of the command line, checked; `data_seed` None is the seed of the rules.
+    elsewhere: other machines may work."""
     plugin = Plugins(plugins).problem(problem)
     return Context(
         problem=problem,
         options=check_values(plugin, pairs(options, "--set"), "--set"),
         data_dir=str(data_dir.resolve()) if data_dir else None,
         data_seed=rules.seed if data_seed is None else valid_seed("--data-seed", data_seed),
-        device=check_device(one_of("--device", device, ("cpu", "cuda", "auto"))),
+        device=check_device(one_of("--device", device, ("cpu", "cuda", "auto")), elsewhere),
         plugins=[str(path.resolve()) for path in plugins],
         rules=rules,
         trial_timeout=not_negative("--trial-timeout", trial_timeout),
@@ -235,13 +243,3 @@ def results_to_json(results: Sequence[Result]) -> str:
 
 def results_from_json(text: str) -> list[Result]:
     return [Result(**values) for values in json.loads(text)]
-
-
-def check_device(device: str) -> str:
-    """cpu or cuda for auto. Raises HarnessError where a GPU is asked for and there is none."""
-    present = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if present else "cpu"
-    if device == "cuda" and not present:
-        raise HarnessError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
-    return device

@@ -97,3 +97,21 @@ def test_no_solver_waits_in_a_loop(library: Path, problem: str) -> None:
         (line["solver"], phase): n for line in found for phase, n in waits(line).items() if "step" in phase
     }
     assert {place for place, n in loops.items() if n and place[1] != "projected step"} == set()
+
+
+def test_the_command_line_takes_the_device_that_is_there_and_records_it(library: Path) -> None:
+    (line,) = lines(library, "study", str(library.parent / "study"))
+
+    words = "Pretend, CUDA ?, driver ?, TF32 off"
+    assert line["codes"] == [0, 0, 0] and "the same" in line["compared"]
+    assert line["devices"] == [words] and line["trial"] == words
+    assert line["packs"] == [3] * 6  # auto: a whole solver's trials, as they fit
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_a_trial_takes_is_reckoned_for_every_solver(library: Path) -> None:
+    """Copies of the state, iterates kept, tables; a few percent are within what packs may not take."""
+    found = lines(library, "peaks")
+
+    assert [line for line in found if line["peak"] > 1.05 * line["reckoned"]] == []
