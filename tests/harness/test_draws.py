@@ -55,6 +55,32 @@ def test_the_draws_are_log_uniform() -> None:
     assert (np.histogram(sobol, bins=4, range=(-4, 1))[0] == 16).all()
 
 
+def test_ranges_that_are_not_logarithmic_are_even_and_integers_reach_both_ends() -> None:
+    space = Space(
+        "even",
+        {
+            "m": {"low": 0.5, "high": 1.0, "log": False, "integer": False},
+            "n": {"low": 2, "high": 5, "log": False, "integer": True},
+        },
+    )
+    kinds = space.distributions()
+    us = (np.arange(4000) + 0.5) / 4000
+
+    np.testing.assert_allclose([at_quantile(kinds["m"], u) for u in us], 0.5 + us / 2, rtol=1e-12)
+    assert np.bincount([at_quantile(kinds["n"], u) for u in us]).tolist() == [0, 0, 1000, 1000, 1000, 1000]
+
+
+@pytest.mark.parametrize("kind", ["random", "sobol"])
+def test_published_values_are_those_of_trial_0_and_of_no_other(kind: str) -> None:
+    entries, published = SPACES["a"].entries, {"n": 77, "s": 2}
+    spaces = {"plain": Space("plain", entries), "known": Space("known", entries, published)}
+    plain, known = (
+        [own.draw(n) for n in range(4)] for own in (draws(kind, 3, name, spaces) for name in spaces)
+    )
+
+    assert known[0] == published != plain[0] and known[1:] == plain[1:]
+
+
 def test_the_grid_meets_every_point_once() -> None:
     assert grid_size(SPACES["b"]) == 6
     assert len({tuple(p.values()) for p in drawn("grid", "b")}) == 6
