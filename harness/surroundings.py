@@ -65,11 +65,13 @@ def restored() -> Iterator[list[str]]:
     meanwhile goes to stderr: stdout is for results."""
     changed: list[str] = []
     before = {name: read() for name, (read, _) in _PARTS.items()}
-    said = _Said(sys.stderr)
+    said, path, environment = _Said(sys.stderr), list(sys.path), dict(os.environ)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             yield changed
     finally:
+        sys.path += [entry for entry in path if entry not in sys.path]  # what was added may be needed later
+        os.environ |= environment
         for name, (read, write) in _PARTS.items():
             if read() != before[name]:
                 changed.append(name)

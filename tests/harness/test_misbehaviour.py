@@ -1,6 +1,8 @@
 """A plug-in that misbehaves hurts its own trials only, and is told of."""
 
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +96,12 @@ def test_what_a_plug_in_changes_of_the_process_is_put_back(
     torch.set_num_threads(1)
     before = Path.cwd(), torch.get_default_dtype(), torch.get_rng_state().tolist()
     lines = "; ".join(part for name, part in PARTS.items() if name != "device")
+    lines += "; sys.path.clear(); os.environ.clear()"
+    path, environment = set(sys.path), dict(os.environ)
     assert harness(monkeypatch, both(tmp_path, CHANGES.format(line=lines))) == 0
     assert objectives(tmp_path / "s", "toy_solver") == good
     assert (Path.cwd(), torch.get_default_dtype(), torch.get_rng_state().tolist()) == before
+    assert set(sys.path) == path and dict(os.environ) == environment
     assert "loud" not in capsys.readouterr().out
 
 
