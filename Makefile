@@ -11,10 +11,11 @@ DEMO := demo/digits
 SOLVERS := stocbio,amigo,bsgm,alset_dagger_det,alset_dagger,alset
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check-solvers lint clean
+.PHONY: help demo baselines test check-solvers lint clean
 
 help:
 	@echo "make demo    a small study of six methods on the digits data set, with its report"
+	@echo "make baselines   the shipped studies of fast problems again: half an hour of one core"
 	@echo "make test    lint, types and tests"
 	@echo "make check-solvers   the long checks of every solver: half an hour"
 	@echo "make lint    lint and types only"
@@ -41,6 +42,16 @@ demo: $(VENV)/.installed
 	@cat $(DEMO)/report/tables/best.md
 	@echo
 	@echo "The page: $(DEMO)/report/index.html"
+
+# What `harness report DIR --with baselines/NAME.parquet` compares with, a study for each study file. The same
+# command resumes; remove runs/baselines to begin anew.
+baselines: $(VENV)/.installed
+	for file in baselines/*.toml; do \
+	  name=$$(basename $$file .toml); \
+	  $(BIN)/harness run --config $$file --executor inline --out runs/baselines/$$name && \
+	  rm -f baselines/$$name.parquet && \
+	  $(BIN)/harness export runs/baselines/$$name --out baselines/$$name.parquet || exit 1; \
+	done
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

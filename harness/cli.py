@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,6 +38,7 @@ ProblemName = Annotated[
 ]
 SolverName = Annotated[str, typer.Argument(metavar="SOLVER", autocompletion=_names("solver"))]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a study")]
+Place = Annotated[Path, typer.Argument(metavar="DIR|FILE", help="the folder of a study, or an exported file")]
 Budget = Annotated[float | None, typer.Option(help="samples per trial; default: the problem's own")]
 Seed = Annotated[int, typer.Option(help="seed of mini-batches and initial points")]
 DataSeed = Annotated[int | None, typer.Option(help="seed of the data split; default: --seed")]
@@ -112,7 +113,11 @@ def run(
     ] = None,
     budget: Budget = None,
     trials: Annotated[
-        int | None, typer.Option(help="configurations per solver; default: the problem's own")
+        str | None,
+        typer.Option(
+            metavar="INTEGER|defaults",
+            help="configurations per solver, or the published ones alone; default: the problem's own number",
+        ),
     ] = None,
     solvers: Annotated[str, typer.Option(help="names, with commas; default: all of the search space")] = "",
     seed: Seed = 1,
@@ -162,14 +167,15 @@ def run(
 ) -> None:
     """Run a study, or resume it: one problem, some solvers, the same budget for every trial."""
     from harness.launch import Execution, Search, run_study, save_study, with_defaults
-    from harness.options import numbers, one_of, prices
+    from harness.options import DEFAULTS, numbers, one_of, prices
+    from harness.options import trials as number_of
     from harness.rules import Rules
     from harness.share import Share
     from harness.worker import make_context
 
     if retry:
         one_of("--retry", retry, ("failed",))
-    taken = with_defaults(problem, plugins or [], budget, trials, out)
+    taken = with_defaults(problem, plugins or [], budget, number_of(trials), out)
     shares = numbers("--evaluate-at", evaluate_at)
     rules = Rules(taken.budget, prices(price or []), seed, divergence, system_failure, curves, shares)
     found = make_context(
@@ -183,7 +189,8 @@ def run(
         trial_timeout,
         bool(address),
     )
-    search = Search(taken.trials, solvers, space, sampler, search_seed, published)
+    alone = trials == DEFAULTS
+    search = Search(taken.trials, solvers, space, sampler, search_seed, published or alone, alone)
     if save_config:
         raise typer.Exit(save_study(save_config, found, search))
     taken.say()
@@ -216,7 +223,7 @@ def trial(
     pdb: Annotated[bool, typer.Option("--pdb", help="the debugger where the trial raises")] = False,
 ) -> None:
     """Run one configuration; ties and fixed values of the search space are filled in."""
-    from harness.commands import run_trial
+    from harness.commands import print_line, print_result, run_trial
     from harness.launch import with_defaults
     from harness.options import prices
     from harness.rules import Rules
@@ -229,12 +236,13 @@ def trial(
         problem, options or [], plugins or [], data_dir, data_seed, device, rules, trial_timeout
     )
     caught = not (pdb or context.obj.debug)
-    raise typer.Exit(run_trial(found, solver, values or [], space, as_json, caught, pdb))
+    show = context.obj.show or (print_line if as_json else print_result)
+    raise typer.Exit(run_trial(found, solver, values or [], space, show, caught, pdb))
 
 
 @app.command()
 def replay(
-    folder: Folder,
+    place: Place,
     trial: Annotated[str, typer.Argument(metavar="TRIAL", help="SOLVER/NUMBER, as reports name it")],
     tolerance: Annotated[
         float, typer.Option(help="relative difference of metrics that counts as equal")
@@ -249,7 +257,7 @@ def replay(
     is not named here."""
     from harness.commands import replay_trial
 
-    raise typer.Exit(replay_trial(folder, trial, tolerance, plugins or [], data_dir, device))
+    raise typer.Exit(replay_trial(place, trial, tolerance, plugins or [], data_dir, device))
 
 
 @app.command()
@@ -297,7 +305,7 @@ def confirm(
 
 @app.command()
 def report(
-    folder: Folder,
+    place: Place,
     top: Annotated[int, typer.Option(help="best trials a solver is judged by")] = 10,
     out: Annotated[
         Path | None, typer.Option(help="where to write; default: DIR/report, with prices DIR/repriced")
@@ -318,28 +326,34 @@ def report(
         str, typer.Option(metavar="SOLVER=LABEL,...", help="labels in place of the solvers' own")
     ] = "",
     params: Annotated[str, typer.Option(help="show these parameters only")] = "",
+    targets: Annotated[
+        list[float] | None,
+        typer.Option("--target", help="a value of the objective to reach; default: chosen from the data"),
+    ] = None,
     width: Annotated[str, typer.Option(help="of the figures in a paper: page or column")] = "page",
     paper: Annotated[
         bool, typer.Option("--paper", help="write paper.tex too, with tables and figures in place")
     ] = False,
 ) -> None:
-    """Write tables, figures and a page of a recorded study, or of an exported file (then --out is needed)."""
+    """Write tables, figures and a page of a recorded study; of an exported file, --out says where."""
+
     from harness.commands import report_study
-    from harness.options import names, one_of, pairs, prices
+    from harness.options import finite, names, one_of, pairs, prices
     from reports.choice import Choice
     from reports.figures import WIDTHS
     from reports.report import write_report
 
     choice = Choice(names(solvers), pairs(names(rename), "--rename"), names(params))
     one_of("--width", width, tuple(WIDTHS))
-    write = partial(write_report, choice=choice, width=width, paper=paper)
+    goals = [finite("--target", target) for target in targets or []]
+    write = partial(write_report, choice=choice, width=width, paper=paper, targets=goals)
     if price or budget is not None:
         from reports.pricing import at_prices
 
         priced = at_prices(prices(price or []), budget, write)
-        report_study(folder, others or [], top, out or _beside(folder, "repriced"), priced)
+        report_study(place, others or [], top, out or _beside(place, "repriced"), priced)
     else:
-        report_study(folder, others or [], top, out or _beside(folder, "report"), write)
+        report_study(place, others or [], top, out or _beside(place, "report"), write)
 
 
 def _beside(folder: Path, name: str) -> Path:
@@ -451,9 +465,10 @@ def check(
 
 @dataclass
 class Settings:
-    """debug: errors with their traceback."""
+    """debug: errors with their traceback. show: takes a trial's result, in place of stdout."""
 
     debug: bool = False
+    show: Callable[[dict[str, Any]], None] | None = None
 
 
 def main() -> None:
@@ -470,7 +485,7 @@ def main() -> None:
         sys.stderr.write("interrupted\n")
         code = 130
     except Exception as error:  # noqa: BLE001 - a user's mistake, or one of the option parser; else a defect
-        text = _explained(error)
+        text = explained(error)
         if settings.debug:
             show_traceback(error)
         elif text is None:
@@ -479,7 +494,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _explained(error: Exception) -> str | None:
+def explained(error: Exception) -> str | None:
     """An error in words; None: a defect of ours."""
     if isinstance(error, HarnessError):
         return str(error)

@@ -18,12 +18,21 @@ from harness.check.verdict import Verdict
 from harness.child import Child, Died, TooLong
 from harness.device import check_device
 from harness.errors import HarnessError, last_line, nearest
-from harness.exchange import export, load_together, merge
+from harness.exchange import export, load_together, merge, read_results
 from harness.options import one_of, pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins, kept_source, require_source
 from harness.progress import tally_table
-from harness.record import JOURNAL, Record, confirmations, load_record, read_trials, result_of
+from harness.record import (
+    JOURNAL,
+    Record,
+    Results,
+    confirmations,
+    load_record,
+    read_trials,
+    result_from_json,
+    result_of,
+)
 from harness.repair import repair
 from harness.runner import Result
 from harness.solver import Solver, oversized, require_defined
@@ -39,11 +48,12 @@ def run_trial(
     name: str,
     values: Sequence[str],
     space: Path | None,
-    as_json: bool,
+    show: Callable[[dict[str, Any]], None],
     caught: bool,
     pdb: bool,
 ) -> int:
-    """caught: what a trial raises is told in one line. pdb: it opens the debugger there."""
+    """show: takes the result as plain data. caught: what a trial raises is told in one line. pdb: it opens
+    the debugger there."""
     plugins = context.find_plugins()
     solver = plugins.solver(name)
     require_defined(solver, plugins.problem(context.problem))
@@ -68,14 +78,18 @@ def run_trial(
             if pdb:
                 post_mortem(error.__traceback__)
             raise HarnessError(f"the trial failed: {last_line(error)}") from None
-    fields = json.dumps(_summary(result))
-    if as_json:
-        typer.echo(fields)
-    else:
-        Console().print_json(fields)
+    show(_summary(result))
     if result.state == "failed":
         raise HarnessError(f"the trial failed: {result.reason}")
     return 0
+
+
+def print_line(fields: dict[str, Any]) -> None:
+    typer.echo(json.dumps(fields))
+
+
+def print_result(fields: dict[str, Any]) -> None:
+    Console().print_json(json.dumps(fields))
 
 
 def _space_of(
@@ -101,15 +115,16 @@ def _summary(result: Result) -> dict[str, Any]:
 
 
 def replay_trial(
-    folder: Path, trial: str, tolerance: float, files: Sequence[Path], data_dir: Path | None, device: str
+    place: Path, trial: str, tolerance: float, files: Sequence[Path], data_dir: Path | None, device: str
 ) -> int:
-    """files: the plug-in files that may run; what a study's folder names or holds does not by itself."""
-    spec = read_spec(folder)
-    recorded = _find(folder, spec, trial)
+    """place: a study's folder, or an exported file. files: the plug-in files that may run; what a study names
+    or its folder holds does not by itself."""
+    spec, results = read_results(place)
+    recorded = _find(place, spec, results, trial)
     if recorded.state == "failed":
         raise HarnessError(f"trial {trial} failed ({recorded.reason}); there is nothing to compare")
     solver = trial.split("/")[0]
-    require_sources(folder, spec, solver, files)
+    require_sources(place, spec, solver, files)
     context = Context(
         problem=spec.problem,
         options=spec.options,
@@ -160,16 +175,16 @@ def require_sources(folder: Path, spec: StudySpec, solver: str, files: Sequence[
         )
 
 
-def _find(folder: Path, spec: StudySpec, trial: str) -> Result:
-    solver, _, number = trial.partition("/")
+def _find(place: Path, spec: StudySpec, results: Results, trial: str) -> Result:
+    solver = trial.partition("/")[0]
     if solver not in spec.solvers:
-        raise HarnessError(f"{folder} has no solver {solver!r}; {nearest(solver, spec.solvers)}")
-    known = {str(t.number): t for t in read_trials(folder, spec)[solver] if t.told}
-    if number not in known:
+        raise HarnessError(f"{place} has no solver {solver!r}; {nearest(solver, spec.solvers)}")
+    known = {f"{name}/{number}": one.head for (name, number), one in results.items()}
+    if trial not in known:
         raise HarnessError(
-            f"{folder} has no recorded trial {trial!r}; expected SOLVER/NUMBER, e.g. {solver}/0"
+            f"{place} has no recorded trial {trial!r}; expected SOLVER/NUMBER, e.g. {solver}/0"
         )
-    return result_of(known[number])
+    return result_from_json(known[trial])
 
 
 def _compare(old: Result, new: Result, tolerance: float) -> list[str]:
@@ -219,7 +234,7 @@ def report_study(
     if record.trials.empty:
         raise HarnessError(f"{place} has no recorded trial yet; run it first")
     page = write(record, out, top)
-    for name in ("repricing", "best", "confirmation"):
+    for name in ("repricing", "best", "tunability", "confirmation"):
         if (table := out / "tables" / f"{name}.md").exists():
             typer.echo(table.read_text("utf-8"))
     typer.echo(f"page: {page}")

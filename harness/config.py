@@ -40,28 +40,34 @@ def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
         raise HarnessError(f"--config {path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # also what is no UTF-8, or has no end
         raise HarnessError(f"--config {path} is not valid TOML: {error}") from None
+    return by_parameter(values, known, f"--config {path}", path.parent)
+
+
+def by_parameter(values: Mapping[str, Any], known: Iterable[str], where: str, folder: Path) -> dict[str, Any]:
+    """Values by the names of a command's parameters. values: by key of a file. where: they come from, in
+    words. folder: what paths are relative to. Raises HarnessError: unknown key, value of another kind."""
     back = {parameter: key for key, parameter in RENAMED.items()}
     keys = {back.get(name, name) for name in known} - NOT_IN_A_FILE
     found = {}
     for key, value in values.items():
         if key not in keys:
-            raise HarnessError(f"--config {path}: unknown key {key!r}; {nearest(key, keys)}")
-        found[RENAMED.get(key, key)] = _from_file(path, key, value)
+            raise HarnessError(f"{where}: unknown key {key!r}; {nearest(key, keys)}")
+        found[RENAMED.get(key, key)] = _as_words(where, folder, key, value)
     return found
 
 
-def _from_file(path: Path, key: str, value: Any) -> Any:
+def _as_words(where: str, folder: Path, key: str, value: Any) -> Any:
     if key in TABLES:
         if not isinstance(value, dict):
-            raise HarnessError(f"--config {path}: {key} must be a table of NAME = VALUE, but got {value!r}")
+            raise HarnessError(f"{where}: {key} must be a table of NAME = VALUE, but got {value!r}")
         return [f"{name}={_text(inner)}" for name, inner in value.items()]
     if key == "plugin":
         if not isinstance(value, list):
-            raise HarnessError(f"--config {path}: plugin must be a list of files, but got {value!r}")
-        return [str(path.parent / str(file)) for file in value]
+            raise HarnessError(f"{where}: plugin must be a list of files, but got {value!r}")
+        return [str(folder / str(file)) for file in value]
     if isinstance(value, dict | list):
-        raise HarnessError(f"--config {path}: {key} must be one value, but got {value!r}")
-    return str(path.parent / value) if key in PATHS and isinstance(value, str) else value
+        raise HarnessError(f"{where}: {key} must be one value, but got {value!r}")
+    return str(folder / value) if key in PATHS and isinstance(value, str | Path) else value
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,7 @@ from harness.draws import SAMPLERS, grid_size
 from harness.errors import HarnessError
 from harness.executors import default_workers, inline, on_ray
 from harness.interrupt import as_interrupts
-from harness.options import at_most, names, one_of, valid_seed
+from harness.options import DEFAULTS, at_most, names, one_of, valid_seed
 from harness.params import parameters
 from harness.plan import print_plan
 from harness.plugins import Plugins, fingerprint
@@ -29,7 +29,7 @@ from harness.repair import Again
 from harness.share import WHOLE, Share
 from harness.sizing import Packing, auto_packing, devices, free_memory
 from harness.solver import Solver, oversized, require_defined
-from harness.space import Space, SpaceFile, find_space
+from harness.space import PUBLISHED, Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
 from harness.study import Executor, Study, locked
 from harness.worker import Context, Worker, set_up
@@ -45,7 +45,8 @@ class Search:
 
     trials: of each solver. solvers: names with commas, or "" for all of the search space. space: a search
     space instead of the shipped one. seed: of the draws; None: the study's. published: trial 0 of each solver
-    is its published configuration, where the space has one.
+    is its published configuration, where the space has one. alone: there is nothing else, and no solver
+    without one.
     """
 
     trials: int
@@ -54,6 +55,7 @@ class Search:
     sampler: str
     seed: int | None
     published: bool
+    alone: bool = False
 
     def __post_init__(self) -> None:
         at_most("--trials", self.trials, MOST_TRIALS)
@@ -145,7 +147,7 @@ def save_study(path: Path, context: Context, search: Search) -> int:
     own = {
         "problem": context.problem,
         "solvers": search.solvers,
-        "trials": search.trials,
+        "trials": DEFAULTS if search.alone else search.trials,
         "budget": rules.budget,
         "seed": rules.seed,
         "data_seed": None if context.data_seed == rules.seed else context.data_seed,
@@ -179,7 +181,7 @@ def run_study(
     plugins = context.find_plugins()
     workers = execution.workers_on(context.device)
     space_file = find_space(context.problem, search.space, plugins.names("solver"))
-    solvers = {name: plugins.solver(name) for name in _names(search.solvers, space_file, plugins)}
+    solvers = {name: plugins.solver(name) for name in _names(search, space_file, plugins)}
     require_declared(plugins.problem(context.problem))
     for solver in solvers.values():
         require_defined(solver, plugins.problem(context.problem))
@@ -251,7 +253,21 @@ def _count(study: Study) -> str:
     return f"{total} trials recorded, {lost} failed"
 
 
-def _names(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
+def _names(search: Search, space: SpaceFile, plugins: Plugins) -> list[str]:
+    names = _named(search.solvers, space, plugins)
+    if not search.alone:
+        return names
+    found = [name for name in names if space.tables.get(name, {}).get(PUBLISHED)]
+    if not found or (search.solvers and found != names):
+        missing = [name for name in names if name not in found]
+        raise HarnessError(
+            f"--trials {DEFAULTS}: problem {space.problem!r} has no published configuration of "
+            f"{', '.join(missing)}; write [SOLVER.{PUBLISHED}] in a file of yours and give it by --space"
+        )
+    return found
+
+
+def _named(text: str, space: SpaceFile, plugins: Plugins) -> list[str]:
     if not text:
         found = [name for name in space.solvers() if name in plugins.names("solver")]
         if not found:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from harness.errors import HarnessError, nearest
 
 T = TypeVar("T", int, float)
+DEFAULTS = "defaults"
 
 
 def pairs(given: Sequence[str], where: str) -> dict[str, str]:
@@ -29,6 +30,17 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def trials(given: str | None) -> int | None:
+    """A number of trials; 1 for "defaults", of each solver its published configuration. None: not given."""
+    if given is None:
+        return None
+    if given == DEFAULTS:
+        return 1
+    if not given.isdecimal() or len(given) > 9:
+        raise HarnessError(f"--trials must be a number, 1 or above, or {DEFAULTS}, but got {given[:40]!r}")
+    return int(given)
+
+
 def prices(given: Sequence[str]) -> dict[str, float]:
     """KIND=PRICE words as a dict."""
     return {kind: _number(f"--price {kind}", text) for kind, text in pairs(given, "--price").items()}
@@ -44,6 +56,12 @@ def _number(name: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise HarnessError(f"{name} must be a number, but got {text!r}") from None
+
+
+def finite(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise HarnessError(f"{name} must be a finite number, but got {value:g}")
+    return value
 
 
 def positive(name: str, value: T) -> T:

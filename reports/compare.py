@@ -17,6 +17,8 @@ from reports.formats import Column, Table, write_table
 from reports.view import View
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from harness.record import Record
 
 
@@ -130,8 +132,8 @@ def middles(views: dict[str, View], solvers: list[str]) -> Table:
     return Table("standing", "Configurations drawn at random", caption, shown, data)
 
 
-def profile(views: dict[str, View], solvers: list[str]) -> Picture:
-    """Share of tasks that a solver does within a factor of the samples of the best one."""
+def samples_needed(views: dict[str, View], solvers: list[str]) -> statistics.Floats:
+    """`(tasks, solvers)`: expected running time to every target of every study; inf: not reached."""
     tasks = []
     for view in views.values():
         points = {s: view.judged_of(s) for s in solvers}
@@ -140,20 +142,34 @@ def profile(views: dict[str, View], solvers: list[str]) -> Picture:
                 statistics.samples_to_target(points[s], f"metric.{view.objective}", goal) for s in solvers
             ]
             tasks.append([statistics.expected_running_time(*pair) for pair in found])
-    needed = np.array(tasks, dtype=float).reshape(-1, len(solvers))
-    reached = needed[np.isfinite(needed).any(axis=1)]
+    return np.array(tasks, dtype=float).reshape(-1, len(solvers))
+
+
+def profiles(
+    axes: Axes, views: dict[str, View], solvers: list[str], needed: statistics.Floats | None = None
+) -> Axes:
+    """Share of tasks that a solver does within a factor of the samples of the best one. needed:
+    `samples_needed(views, solvers)`, where it is at hand."""
+    needed = samples_needed(views, solvers) if needed is None else needed
+    reached, first = needed[np.isfinite(needed).any(axis=1)], next(iter(views.values()))
     ratios = (reached / reached.min(axis=1, keepdims=True))[np.isfinite(reached)]
     factors = np.geomspace(1, max(2.0, 1.1 * float(ratios.max(initial=1.0))), 200)
-    figure = figures.blank(3.2, min(5.0, figures.full_width()))
-    axes, first = figure.subplots(), next(iter(views.values()))
     for solver, share in zip(solvers, across.performance_profile(needed, factors), strict=True):
         panels.drawn(axes, first, solver, factors, share, drawstyle="steps-post")
     panels.log_axis(axes).set_ylim(-0.02, 1.02)
     axes.set_xlabel("times the samples of the best solver")
     axes.set_ylabel("share of tasks")
+    return axes
+
+
+def profile(views: dict[str, View], solvers: list[str]) -> Picture:
+    """Performance profiles, captioned."""
+    needed, figure = samples_needed(views, solvers), figures.blank(3.2, min(5.0, figures.full_width()))
+    axes = profiles(figure.subplots(), views, solvers, needed)
+    tasks = int(np.isfinite(needed).any(axis=1).sum())
     figures.legend(figure, axes)
     caption = (
-        f"Performance profiles over {len(reached)} tasks (three targets of the objective in each of "
+        f"Performance profiles over {tasks} tasks (three targets of the objective in each of "
         f"{len(views)} studies: quantiles 0.5, 0.25 and 0.1 of all its trials, below the score of x0; those "
         "that some solver reaches): share of them for which a solver's expected running time is at most so "
         f"many times the least of any solver. At 1: share of tasks it does best; the right end: share it "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports import bands, panels, statistics, text
+from reports import bands, panels, text
 from reports.view import View
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ _BESIDE: Any = {
     **{"rotation": 90, "ha": "center", "va": "center"},
 }
 _FAILED = "A failed trial counts as worse than any other."
+_BEYOND = (
+    "Crosses on the upper edge: trials that failed, have no score, or lie further above the upper quartile "
+    "of all trials than a thousand times its distance from the best."
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def house_style(width: str = "page") -> Iterator[None]:
 
 
 def all_figures(view: View) -> list[Picture]:
-    """Every figure of the report, in reading order; call and save within `house_style`."""
+    """Every figure of the report but `maps`, in reading order; call and save within `house_style`."""
     along = [best_at_budget(view), curves(view)] if view.along else []
     return [distribution(view), tuning(view), samples_to_target(view), *along, parameters(view)]
 
@@ -91,19 +95,15 @@ def curves(view: View) -> Picture:
     across = abreast(len(view.solvers))
     down = -(-len(view.solvers) // across)
     figure = blank(0.45 + len(metrics) * (0.25 + 1.35 * down))
-    grid = _grid(view)
     blocks = figure.subfigures(len(metrics), 1, squeeze=False)[:, 0]
     for block, metric in zip(blocks, metrics, strict=True):
-        spreads: panels.Spreads = {}
-        for solver in view.solvers:
-            values = statistics.on_grid(view.judged_of(solver), f"metric.{metric}", grid)
-            spreads[solver] = statistics.quantiles(values, (0.2, 0.5, 0.8))
+        known = panels.spreads(view, metric)
         block.suptitle(text.mathtext(view.axis(metric)), fontsize=8, fontweight="bold")
         block.supxlabel("samples", fontsize=8)
         axes = block.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         panels.scale(axes.flat[0], view.scale(metric))
         for panel, solver in zip(axes.flat, view.solvers, strict=False):
-            panels.curve(panel, view, solver, metric, spreads, grid)
+            panels.curve(panel, view, solver, metric, known)
         panels.show_ticks(axes, np.arange(axes.size).reshape(axes.shape) < len(view.solvers))
     caption = (
         "Objective and headline metric along the budget: median (line) and 20-80 % band over a solver's "
@@ -136,8 +136,8 @@ def parameters(view: View) -> Picture:
     caption = (
         "Final objective against every searched parameter: each trial by its outcome (did not fit: the "
         "first upper iteration exceeds the budget, the output is x0), and the median of a sixth of the "
-        f"trials (at least seven) running along the parameter. {_FAILED} Failed and unscored trials: "
-        f"crosses on the upper edge. Grey words: parameters a solver ties or fixes. {view.conditions}"
+        f"trials (at least seven) running along the parameter. {_FAILED} {_BEYOND} "
+        f"Grey words: parameters a solver ties or fixes. {view.conditions}"
     )
     return Picture("parameters", "Sensitivity to parameters", caption, finish(figure))
 
@@ -157,8 +157,8 @@ def distribution(view: View) -> Picture:
     legend(figure, right)
     caption = (
         "Final objective of all trials. Boxes: quartiles, whiskers to 1.5 times the interquartile range, "
-        "every trial a point, failed or unscored trials as crosses on the upper edge. Steps: share of all "
-        f"trials, failed ones included, at or below an objective. {view.conditions}"
+        f"every other trial a point. {_BEYOND} Steps: share of all trials, failed ones included, at or below "
+        f"an objective. {view.conditions}"
     )
     return Picture("distribution", "Distribution of the objective", caption, finish(figure))
 
@@ -173,7 +173,7 @@ def tuning(view: View) -> Picture:
     panes = top.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     panels.scale(panes.flat[0], view.scale(view.objective))
     for axes, solver in zip(panes.flat, view.solvers, strict=False):
-        panels.tuning_curve(axes, view, solver, "trials").set_title(panels.one_line(view.label(solver)))
+        panels.tuning_curve(axes, view, solver).set_title(panels.one_line(view.label(solver)))
         panels.log_axis(axes)
     panels.show_ticks(panes, np.arange(panes.size).reshape(panes.shape) < len(view.solvers))
     top.supxlabel("trials", fontsize=8)
@@ -181,9 +181,7 @@ def tuning(view: View) -> Picture:
     pair = bottom.subplots(below, 2 // below, sharey=True)
     panels.scale(pair[0], view.scale(view.objective))
     for axes, unit in zip(pair, ("samples", "all samples"), strict=True):
-        for solver in view.solvers:
-            panels.best_by_effort(axes, view, solver, unit)
-        panels.log_axis(axes).set_xlabel(panels.EFFORTS[unit])
+        panels.best_by_effort(axes, view, unit)
     for axes in pair[:below]:
         axes.set_ylabel(text.mathtext(view.axis(view.objective)))
     legend(figure, pair[1])
@@ -218,14 +216,14 @@ def samples_to_target(view: View) -> Picture:
     """Samples to reach targets of the objective, by simulated restarts."""
     figure = blank(3.2, min(5.0, full_width()))
     goals = view.targets
-    axes = panels.to_targets(figure.subplots(), view, goals, np.random.default_rng(0))
+    axes = panels.to_targets(figure.subplots(), view)
     legend(figure, axes)
     caption = (
         f"Searches that run trials of a solver, drawn anew each time, until "
         f"{view.metric_label(view.objective)} is at or below a target "
-        f"({', '.join(text.parameter(goal) for goal in goals) or 'none'}: quantiles 0.5, 0.25 and 0.1, "
-        f"below the score of x0, of all trials of the study); share of 1000 simulated searches for each "
-        f"target that are there. {view.standing} {_FAILED} {view.conditions}"
+        f"({', '.join(text.parameter(goal) for goal in goals) or 'none'}: {view.chosen}); "
+        f"share of 1000 simulated searches for each target that are there. {view.standing} {_FAILED} "
+        f"{view.conditions}"
     )
     return Picture("samples_to_target", "Samples to a target", caption, finish(figure))
 
@@ -233,7 +231,7 @@ def samples_to_target(view: View) -> Picture:
 def best_at_budget(view: View) -> Picture:
     """What would have been chosen had the budget been smaller."""
     figure = blank(3.2, min(5.0, full_width()))
-    axes = panels.chosen_at_budget(figure.subplots(), view, _grid(view))
+    axes = panels.chosen_at_budget(figure.subplots(), view)
     panels.scale(axes, view.scale(view.headline))
     legend(figure, axes)
     caption = (
@@ -242,14 +240,6 @@ def best_at_budget(view: View) -> Picture:
         f"{view.conditions}"
     )
     return Picture("best_at_budget", "Best at every budget", caption, finish(figure))
-
-
-def _grid(view: View) -> statistics.Floats:
-    """Budgets at which trials can be judged."""
-    budget = float(view.spec["budget"])
-    if view.along == "evaluations":
-        return np.array([share * budget for share in view.spec["evaluate_at"]] + [budget])
-    return statistics.sample_grid(view.judged, budget)
 
 
 def full_width() -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,17 +100,26 @@ def show_ticks(grid: NDArray[Any], drawn: NDArray[np.bool_]) -> None:
         axes.tick_params(labelleft=not drawn[row, :column].any())
 
 
-def curve(
-    axes: Axes, view: View, solver: str, metric: str, spreads: Spreads, grid: statistics.Floats
-) -> Axes:
-    """Median and 20-80 % band over the trials of `solver`, its best trial, and the other solvers' medians."""
+def spreads(view: View, metric: str) -> Spreads:
+    """Of every solver: 20, 50 and 80 % of its trials on `view.grid`."""
+    found = {}
+    for solver in view.solvers:
+        values = statistics.on_grid(view.judged_of(solver), f"metric.{metric}", view.grid)
+        found[solver] = statistics.quantiles(values, (0.2, 0.5, 0.8))
+    return found
+
+
+def curve(axes: Axes, view: View, solver: str, metric: str, known: Spreads | None = None) -> Axes:
+    """Median and 20-80 % band over the trials of `solver`, its best trial, and the other solvers' medians.
+    known: `spreads(view, metric)`, where it serves several panels."""
+    grid, known = view.grid, spreads(view, metric) if known is None else known
     axes.set_title(one_line(view.label(solver)))
-    low, middle, high = spreads[solver]
+    low, middle, high = view.on_axis(metric, known[solver])
     if not np.isfinite(middle).any():
         return note(axes, "no curve recorded")
-    for other, (_, median, _) in spreads.items():
+    for other, (_, median, _) in known.items():
         if other != solver:
-            axes.plot(grid, median, color="#c8c8c8", linewidth=0.7, zorder=1)
+            axes.plot(grid, view.on_axis(metric, median), color="#c8c8c8", linewidth=0.7, zorder=1)
     style = look(view, solver)
     axes.fill_between(grid, low, high, color=style.colour, alpha=0.22, linewidth=0, zorder=2)
     axes.plot(grid, middle, color=style.colour, zorder=3)
@@ -119,7 +127,7 @@ def curve(
     points = points[points["ledger.total"] > 0]
     for number in statistics.top(view.of_solver(solver), 1)["number"]:
         best = points[points["number"] == number].sort_values("ledger.total", kind="stable")
-        across, height = best["ledger.total"], best[f"metric.{metric}"]
+        across, height = best["ledger.total"], view.on_axis(metric, best[f"metric.{metric}"])
         axes.plot(across, height, color="black", linewidth=0.8, marker=style.marker, markersize=2, zorder=4)
     return log_axis(axes)
 
@@ -131,7 +139,7 @@ def sensitivity(axes: Axes, view: View, solver: str, name: str) -> Axes:
     if trials.empty:
         return note(axes, "no trial")
     across = trials[f"param.{name}"].to_numpy(dtype=float)
-    objective = trials["objective"].to_numpy(dtype=float)
+    objective = view.on_axis(view.objective, trials["objective"])
     scored = np.isfinite(objective)
     kinds = outcome(trials).where(scored, "failed")
     colour, many = look(view, solver).colour, len(trials) > MANY
@@ -154,11 +162,11 @@ def sensitivity(axes: Axes, view: View, solver: str, name: str) -> Axes:
 
 
 def spread(axes: Axes, view: View) -> Axes:
-    """Box and points of the objective per solver; failed trials on the upper edge."""
+    """Box and points of the objective per solver; trials that failed or escaped on the upper edge."""
     thin = {"linewidth": 0.8}
     for place, solver in enumerate(view.solvers):
         trials, style = view.of_solver(solver), look(view, solver)
-        objective = trials["objective"].to_numpy(dtype=float)
+        objective = view.on_axis(view.objective, trials["objective"])
         golden = (trials["number"].to_numpy(dtype=float) * 0.618034) % 1  # even jitter without a random draw
         across = place + 0.5 * (golden - 0.5)
         there = np.isfinite(objective)
@@ -192,7 +200,8 @@ def spread(axes: Axes, view: View) -> Axes:
 def shares(axes: Axes, view: View) -> Axes:
     """Share of all trials of a solver (failed ones included) at or below an objective, objective upwards."""
     for solver in view.solvers:
-        reached, share = _thinned(*statistics.share_at_or_below(view.of_solver(solver)["objective"]))
+        objective = view.on_axis(view.objective, view.of_solver(solver)["objective"])
+        reached, share = _thinned(*statistics.share_at_or_below(objective))
         style = look(view, solver)
         if reached.size:
             label = text.mathtext(view.label(solver))
@@ -210,7 +219,7 @@ EFFORTS = {
 }
 
 
-def tuning_curve(axes: Axes, view: View, solver: str, unit: str) -> Axes:
+def tuning_curve(axes: Axes, view: View, solver: str, unit: str = "trials") -> Axes:
     """Best objective of a search by the effort put into it, in a unit of EFFORTS.
 
     Independent draws: median (line) in its exact simultaneous 95 % band for as long as that has two bounds,
@@ -218,31 +227,35 @@ def tuning_curve(axes: Axes, view: View, solver: str, unit: str) -> Axes:
     trials, style = view.draws(solver), look(view, solver)
     if trials.empty:
         return note(axes, "no trial")
-    values = statistics.failures_last(trials["objective"])
+    values, top = statistics.failures_last(trials["objective"]), view.ceiling(view.objective)
     n = statistics.effort_grid(values.size)
     effort = _effort(trials, unit)[n - 1]
     if not view.independent:
-        best = statistics.best_so_far(values)[n - 1]
+        best = view.on_axis(view.objective, statistics.best_so_far(values)[n - 1])
         return drawn(axes, view, solver, effort, best, drawstyle="steps-post")
     low, high = statistics.best_of_n_band(values, n, *bands.cdf_band(values.size))
     bounded = np.isfinite(low) & np.isfinite(high)
-    axes.fill_between(
-        effort[bounded], low[bounded], high[bounded], color=style.colour, alpha=0.13, linewidth=0
-    )
-    drawn(axes, view, solver, effort[bounded], statistics.best_of_n_median(values, n)[bounded])
-    mean = statistics.best_of_n_mean(values, n)
+    low, high = np.minimum(low[bounded], top), np.minimum(high[bounded], top)
+    axes.fill_between(effort[bounded], low, high, color=style.colour, alpha=0.13, linewidth=0)
+    median = view.on_axis(view.objective, statistics.best_of_n_median(values, n)[bounded])
+    drawn(axes, view, solver, effort[bounded], median)
+    mean = view.on_axis(view.objective, statistics.best_of_n_mean(values, n))
     axes.plot(effort, mean, color=style.colour, linestyle=(0, (1, 1.5)), linewidth=0.9)
     return axes
 
 
-def best_by_effort(axes: Axes, view: View, solver: str, unit: str) -> Axes:
-    """The same by samples, all solvers in one panel: mean of independent draws, else the best so far."""
-    trials = view.draws(solver)
-    if trials.empty or not np.isfinite(trials["objective"]).any():
-        return axes
-    n, values = statistics.effort_grid(len(trials)), trials["objective"]
-    best = statistics.best_of_n_mean(values, n) if view.independent else statistics.best_so_far(values)[n - 1]
-    return drawn(axes, view, solver, _effort(trials, unit)[n - 1], best)
+def best_by_effort(axes: Axes, view: View, unit: str = "samples") -> Axes:
+    """The same of all solvers in one panel: mean of independent draws, else the best so far."""
+    for solver in view.solvers:
+        trials = view.draws(solver)
+        n, values = statistics.effort_grid(len(trials)), trials["objective"]
+        if not np.isfinite(values).any():
+            continue
+        mean, so_far = statistics.best_of_n_mean, statistics.best_so_far
+        best = mean(values, n) if view.independent else so_far(values)[n - 1]
+        drawn(axes, view, solver, _effort(trials, unit)[n - 1], view.on_axis(view.objective, best))
+    axes.set_xlabel(EFFORTS[unit])
+    return log_axis(axes)
 
 
 def _effort(trials: pd.DataFrame, unit: str) -> statistics.Floats:
@@ -252,27 +265,29 @@ def _effort(trials: pd.DataFrame, unit: str) -> statistics.Floats:
     return np.asarray(each[unit] * np.arange(1, len(trials) + 1), dtype=float)
 
 
-def chosen_at_budget(axes: Axes, view: View, grid: statistics.Floats) -> Axes:
+def chosen_at_budget(axes: Axes, view: View) -> Axes:
     """Headline of the trial with the best objective at every budget, per solver."""
     for solver in view.solvers:
         columns = f"metric.{view.objective}", f"metric.{view.headline}"
-        chosen = statistics.best_at_budget(view.judged_of(solver), *columns, grid)
+        chosen = statistics.best_at_budget(view.judged_of(solver), *columns, view.grid)
         if chosen["headline"].notna().any():
             measured = view.along == "evaluations"  # at these budgets, and not between
             style: dict[str, Any] = {"markevery": 1} if measured else {"drawstyle": "steps-post"}
-            drawn(axes, view, solver, chosen["samples"], chosen["headline"], **style)
+            headline = view.on_axis(view.headline, chosen["headline"])
+            drawn(axes, view, solver, chosen["samples"], headline, **style)
     axes.set_xlabel("budget, samples per trial")
     axes.set_ylabel(text.mathtext(view.axis(view.headline)))
     return log_axis(axes)
 
 
-def to_targets(axes: Axes, view: View, targets: Sequence[float], rng: np.random.Generator) -> Axes:
+def to_targets(axes: Axes, view: View) -> Axes:
     """Share of (target, simulated search) pairs that have reached their target, by samples, per solver."""
+    rng = np.random.default_rng(0)
     for solver in view.solvers:
         points = view.judged_of(solver)
-        if points.empty:
+        if points.empty or not view.targets:
             continue
-        found = [statistics.samples_to_target(points, f"metric.{view.objective}", t) for t in targets]
+        found = [statistics.samples_to_target(points, f"metric.{view.objective}", t) for t in view.targets]
         total = np.concatenate([statistics.restarted(*pair, rng) for pair in found])
         drawn(axes, view, solver, *_thinned(*statistics.share_at_or_below(total)), drawstyle="steps-post")
     axes.set_ylim(0, 1)

@@ -127,6 +127,14 @@ def running_median(x: ArrayLike, y: ArrayLike, window: int) -> tuple[Floats, Flo
     return middle[:, 0], middle[:, 1]
 
 
+def local_median(points: Floats, values: ArrayLike, at: Floats, k: int) -> Floats:
+    """`(M,)`: at each of `at (M, 2)` the median of `values` at the `k` nearest of `points (N, 2)`, failures
+    worst; of k even the upper of the two in the middle."""
+    gaps = ((at[:, None] - points[None]) ** 2).sum(axis=2)
+    nearest = np.argsort(gaps, axis=1, kind="stable")[:, :k]
+    return np.asarray(np.sort(failures_last(values)[nearest], axis=1)[:, nearest.shape[1] // 2], dtype=float)
+
+
 def share_at_or_below(values: ArrayLike) -> tuple[Floats, Floats]:
     """Empirical distribution `(value, share of all values at or below it)`; not finite is never reached."""
     observed = np.asarray(values, dtype=float)

@@ -306,8 +306,7 @@ def targets(view: View) -> Table:
         "Expected running time: samples of the search that trials of a solver, one after the other until "
         f"one is there, need on average to bring {view.metric_label(view.objective)} to a target (all "
         "samples used over the trials that reached it); in brackets those trials, of all that did not fail. "
-        f"Targets: quantiles 0.5, 0.25 and 0.1 of all trials of the study, below the score of x0. "
-        f"{view.standing} Evaluations are not counted. Bold: least. {view.conditions}"
+        f"Targets: {view.chosen}. {view.standing} Evaluations are not counted. Bold: least. {view.conditions}"
     )
     return Table("targets", "Samples to a target", caption, shown, data)
 
@@ -324,14 +323,7 @@ def sensitivity(view: View) -> Table:
         others = trials.drop(index=winner) if winner in trials.index else trials
         within = int((others["objective"] <= near).sum()) if np.isfinite(near) else None
         share = _share(view, "near", within, len(others))
-        rows.append(
-            {
-                "solver": solver,
-                "trials": len(usable),
-                **share,
-                **_importances(view, solver, usable.head(MOST)),
-            }
-        )
+        rows.append({"solver": solver, "trials": len(usable), **share, **importances_of(view, solver)})
     data = pd.DataFrame(rows).reindex(columns=["solver", "trials", "near", "near low", "near high", *names])
     shown = [
         _words("Solver", data["solver"].map(view.label)),
@@ -363,10 +355,12 @@ def _near(view: View) -> tuple[float, float]:
     return best, best + NEAR * (middle - best)
 
 
-def _importances(view: View, solver: str, trials: pd.DataFrame) -> dict[str, float]:
+def importances_of(view: View, solver: str) -> dict[str, float]:
+    """Of the searched parameters; empty where too few trials have a score, or too many the same one."""
     from harness.importance import importances
 
-    names = view.searched(solver)
+    names, trials = view.searched(solver), view.draws(solver)
+    trials = trials[np.isfinite(trials["objective"])].head(MOST)
     columns = [f"param.{name}" for name in names]
     if len(trials) < FEWEST or trials.reindex(columns=columns).isna().to_numpy().any():
         return {}

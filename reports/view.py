@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from reports import statistics
 from reports.text import MISSING, bound, count, greek, parameter, plain
@@ -38,6 +39,7 @@ ALONG = {
     "lower variable of the moment); harness run --evaluate-at 0.05,0.2,0.5 measures what they only suggest",
 }
 DECADES = 1e3
+"""Of an axis: beyond that it is logarithmic, and so many times the usual spread are beyond any axis."""
 LONGEST_LABEL = 48
 
 
@@ -47,7 +49,7 @@ class View:
 
     judged: rows as of `curves`, scored by the final protocol: the output of every trial and, where
     `along` says "evaluations" or "curves", points on the way there; with the ledger by kind where it is asked
-    for. start: x0's score by metric.
+    for. start: x0's score by metric. given: targets of the objective; none: chosen from the data.
     """
 
     spec: dict[str, Any]
@@ -58,9 +60,10 @@ class View:
     judged: pd.DataFrame
     along: str
     start: dict[str, float]
+    given: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, study: Record, kinds: bool = False) -> View:
+    def of(cls, study: Record, kinds: bool = False, targets: Sequence[float] = ()) -> View:
         """Complete what a partial study lacks: absent columns become missing values, never errors."""
         scores = list(dict.fromkeys(f"metric.{study.spec[role]}" for role in ("objective", "headline")))
         spaces = [entry.get("space", {}) for entry in study.spec["solvers"].values()]
@@ -97,6 +100,7 @@ class View:
             judged,
             along,
             _start(study.spec, trials, judged, scores),
+            tuple(targets),
         )
 
     @property
@@ -113,7 +117,25 @@ class View:
 
     @property
     def targets(self) -> list[float]:
+        """Of the objective, easy to hard."""
+        if self.given:
+            return sorted(set(self.given), reverse=True)
         return statistics.targets(self.trials["objective"], self.start[self.objective])
+
+    @property
+    def chosen(self) -> str:
+        """Where the targets come from, for captions."""
+        if self.given:
+            return "as they were given"
+        return "quantiles 0.5, 0.25 and 0.1, below the score of x0, of all trials of the study"
+
+    @property
+    def grid(self) -> statistics.Floats:
+        """Budgets at which trials can be judged."""
+        budget = float(self.spec["budget"])
+        if self.along == "evaluations":
+            return np.array([share * budget for share in self.spec["evaluate_at"]] + [budget])
+        return statistics.sample_grid(self.judged, budget)
 
     def draws(self, solver: str) -> pd.DataFrame:
         """The trials of `solver` that were drawn at random, in their order: not a published configuration."""
@@ -169,6 +191,22 @@ class View:
         finite = np.concatenate(values)[np.isfinite(np.concatenate(values))]
         wide = len(finite) > 0 and finite.min() > 0 and finite.max() > DECADES * finite.min()
         return "log" if wide else "linear"
+
+    def ceiling(self, metric: str) -> float:
+        """Up to where figures show a metric: the upper quartile of all trials and a thousand times its
+        distance from the best. What is beyond has escaped, and would leave the rest a line at the bottom."""
+        values = self.trials[f"metric.{metric}"].to_numpy(dtype=float)
+        finite = values[np.isfinite(values)]
+        if not finite.size or self.better(metric) == "higher":
+            return np.inf
+        best, quartile = np.quantile(finite, [0, 0.75], method="inverted_cdf")
+        return float(quartile + DECADES * (quartile - best)) if quartile > best else np.inf
+
+    def on_axis(self, metric: str, values: ArrayLike) -> statistics.Floats:
+        """`values` of a metric, NaN where they are beyond its ceiling."""
+        found = np.array(values, dtype=float)
+        found[found > self.ceiling(metric)] = np.nan
+        return found
 
     def space(self, solver: str) -> dict[str, dict[str, Any]]:
         return dict(self.spec["solvers"].get(solver, {}).get("space", {}))

@@ -106,6 +106,11 @@ def test_import_is_light(tmp_path: Path) -> None:
     assert _loaded("import harness", tmp_path) == set()
 
 
+def test_the_doors_for_notebooks_are_light(tmp_path: Path) -> None:
+    assert _loaded("import harness.notebook", tmp_path) == set()
+    assert _loaded("import reports.notebook", tmp_path) == {"pandas"}
+
+
 def test_help_is_light(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.argv = ['harness', '--help']\nfrom harness.cli import main\n"

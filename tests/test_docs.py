@@ -1,5 +1,6 @@
 """The two how-to pages, followed to the letter in an empty folder; pages that are made from the code."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import main
 from harness.plugins import PLUGIN_KINDS, Plugins
 from recipes import algorithms, command_line, data_dictionary
 
@@ -26,7 +28,7 @@ def test_a_newcomer_can_follow_the_page(name: str, file: str, tmp_path: Path) ->
     page = (DOCS / f"adding-a-{name}.md").read_text("utf-8")
     (code,) = blocks(page, "python")
     (tmp_path / file).write_text(code, encoding="utf-8")
-    commands = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    commands = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
     assert [command.split()[1] for command in commands] == ["check", "trial"]
     for command in commands:
         words = shlex.split(command, comments=True)
@@ -37,6 +39,43 @@ def test_a_newcomer_can_follow_the_page(name: str, file: str, tmp_path: Path) ->
             text=True,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_the_quarter_of_an_hour_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder with the baselines. The method is that of the page on adding one, and checked there."""
+    page = (DOCS / "quarter-of-an-hour.md").read_text("utf-8")
+    (code,) = blocks((DOCS / "adding-a-solver.md").read_text("utf-8"), "python")
+    (space,) = blocks(page, "toml")
+    (tmp_path / "my_method.py").write_text(code, encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(space, encoding="utf-8")
+    (tmp_path / "baselines").symlink_to(DOCS.parent / "baselines")
+    monkeypatch.chdir(tmp_path)
+    commands = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    assert [command.split()[1] for command in commands] == ["run", "report", "replay"] * 2
+    for command in commands:
+        monkeypatch.setattr("sys.argv", shlex.split(command, comments=True))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code, command
+    for name in ("quadratic", "stochastic_quadratic"):
+        rows = (tmp_path / "runs" / name / "report" / "tables" / "best.md").read_text("utf-8")
+        assert "MyMethod" in rows and "SOBA" in rows and rows.count("of 20") == 4
+
+
+def test_the_page_for_notebooks_runs(tmp_path: Path) -> None:
+    """All blocks, in their order, in one interpreter; `# → TEXT` is what the value of its line says."""
+
+    def checked(line: str) -> str:
+        value, _, said = line.partition("  # → ")
+        return f"assert str(({value})) == {said!r}, ({value})" if said else line
+
+    code = "\n".join(blocks((DOCS / "notebooks.md").read_text("utf-8"), "python"))
+    lines = list(map(checked, code.splitlines()))
+    assert sum(line.startswith("assert") for line in lines) >= 4
+    run, surroundings = [sys.executable, "-c", "\n".join(lines)], os.environ | {"MPLBACKEND": "agg"}
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, env=surroundings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "figure.pdf").exists()
 
 
 def test_the_page_of_algorithms_is_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,6 +158,31 @@ def test_the_published_configuration_is_trial_0_and_moves_no_other(
     )
 
 
+def test_published_configurations_alone_are_a_study_that_grows_into_a_tuned_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Solvers without one are left out, or named where they were asked for."""
+    published = "[toy_solver.published]\nsteps = 40\nstep_size = 0.125\n"
+    soba = "[soba]\nupper_step_size = { low = 0.01, high = 0.1 }\nlower_step_size = 0.1\n"
+    (tmp_path / "s.toml").write_text(SPACE + published + soba)
+    words = ["run", "toy_quadratic", "--plugin", str(TOY), "--executor", "inline", "--space"]
+    words += [str(tmp_path / "s.toml"), "--budget", "60", "--seed", "3", "--out"]
+    alone, whole = str(tmp_path / "alone"), str(tmp_path / "whole")
+    assert harness(monkeypatch, [*words, alone, "--trials", "defaults"]) == 0
+    first = load_record(tmp_path / "alone").trials
+    assert first["trial"].tolist() == ["toy_solver/0"] and first["param.steps"].tolist() == [40]
+
+    assert harness(monkeypatch, [*words, alone, "--trials", "3", "--published"]) == 0
+    assert harness(monkeypatch, [*words, whole, "--trials", "3", "--published"]) == 0
+    same(load_record(tmp_path / "whole"), load_record(tmp_path / "alone"))
+
+    capsys.readouterr()
+    assert harness(monkeypatch, [*words, alone, "--trials", "defaults", "--solvers", "soba"]) == 2
+    assert "no published configuration of soba" in capsys.readouterr().err
+    assert harness(monkeypatch, [*words, alone, "--trials", "some"]) == 2
+    assert "or defaults, but got 'some'" in capsys.readouterr().err
+
+
 def proposed_by_tpe(
     monkeypatch: pytest.MonkeyPatch, out: Path, trials: int, *more: str
 ) -> list[tuple[float, ...]]:

@@ -19,7 +19,7 @@ from reports import data, figures, formats, latex, page, statistics, tables
 from reports.report import write_report
 from reports.view import View
 
-FIGURES = ("distribution", "tuning", "samples_to_target", "best_at_budget", "curves", "parameters")
+FIGURES = ("distribution", "tuning", "samples_to_target", "best_at_budget", "curves", "parameters", "maps")
 TABLES = ("best", "pairs", "targets", "outcomes", "configurations", "sensitivity", "ledger", "spaces")
 
 
@@ -166,6 +166,24 @@ def test_the_page_of_many_trials_is_thinned(record: Record, tmp_path: Path) -> N
     assert set(read.links) - {"figures"} <= set(read.ids)
 
 
+def test_trials_that_escaped_leave_the_axes_to_the_others(record: Record, tmp_path: Path) -> None:
+    """Objectives of 1e230 happen: methods that do not diverge in time. They are crosses on the edge."""
+    trials, curves = record.trials.copy(), record.curves.copy()
+    escaped = trials["trial"].isin(["bsgm/3", "alset_dagger_det/4"])
+    trials.loc[escaped, ["objective", "metric.val_accuracy", "metric.test_accuracy"]] = 1e230
+    last = curves["trial"].isin(["bsgm/3"]) & (curves["upper_iteration"] > 3)
+    curves.loc[last, ["metric.val_accuracy", "metric.test_accuracy"]] = 1e230
+    study = narrowed(record, trials, curves)
+    view = View.of(study)
+    best, quartile = np.quantile(view.trials["objective"].dropna(), [0, 0.75], method="inverted_cdf")
+    assert view.ceiling("val_accuracy") == quartile + 1000 * (quartile - best)
+    with figures.house_style():
+        for picture in figures.all_figures(view):
+            limits = [axes.get_ylim() for axes in picture.figure.axes if axes.get_ylabel() != ""]
+            assert np.abs(limits).max(initial=0) < 1e6, picture.name
+    assert write_report(study, tmp_path).exists()
+
+
 def test_reasons_and_labels_are_escaped_in_html(out: Path) -> None:
     source = (out / "index.html").read_text(encoding="utf-8")
     assert "<script>alert" not in source
@@ -230,7 +248,7 @@ def test_partial_studies_are_reported(case: str, record: Record, tmp_path: Path)
         assert all(latex.table(table) for table in tables.all_tables(view, top=10))
         with figures.house_style():
             drawn = {picture.name for picture in figures.all_figures(view)}
-            assert drawn == set(FIGURES) - {"best_at_budget", "curves"}
+            assert drawn == set(FIGURES) - {"best_at_budget", "curves", "maps"}
 
 
 def test_a_top_larger_than_the_study_says_so(record: Record) -> None:
