@@ -90,7 +90,7 @@ class Book:
         operation = entry["op_code"]
         if operation == NEW_STUDY:
             if entry["study_name"] in self.studies:
-                raise ValueError
+                return  # Optuna's storage said so at every opening, and passes over it
             self._studies.append(OptunaStudy(len(self._studies)))
             self.studies[entry["study_name"]] = self._studies[-1]
         elif operation == STUDY_ATTRIBUTE:

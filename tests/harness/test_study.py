@@ -8,6 +8,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from harness.book import Book
 from harness.cli import main
 from harness.data import data_folder
 from harness.launch import Search, make_spec
@@ -156,6 +157,18 @@ def test_the_published_configuration_is_trial_0_and_moves_no_other(
     assert (
         harness(monkeypatch, arguments(tmp_path / "tpe", "--published", "--sampler", "tpe", space=space)) == 2
     )
+
+
+def test_a_study_that_optunas_storage_opened_twice_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its second opening says once more that there is a study."""
+    assert harness(monkeypatch, arguments(tmp_path / "s")) == 0
+    first = load_record(tmp_path / "s")
+    again = {"op_code": 0, "worker_id": "old", "study_name": "toy_quadratic/toy_solver", "directions": [1]}
+    Book(tmp_path / "s" / JOURNAL).journal.append([again])
+
+    same(first, load_record(tmp_path / "s"))
 
 
 def test_published_configurations_alone_are_a_study_that_grows_into_a_tuned_one(
