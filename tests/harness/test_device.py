@@ -11,9 +11,12 @@ import torch
 from harness.commands import replay_trial
 from harness.device import ALLOCATOR, check_device, described, prepare
 from harness.errors import HarnessError
+from harness.exchange import read_results
 from harness.launch import Execution
+from harness.record import Results
 from harness.rules import Rules
 from harness.sizing import MOST_ON_CPU, SHARE, Packing, auto_packing
+from harness.spec import StudySpec
 from harness.worker import Context
 from tests.harness.test_study import TABLE3
 
@@ -72,14 +75,12 @@ def test_a_study_of_a_gpu_that_is_not_here_is_replayed_on_the_cpu_with_a_word(
         raise HarnessError(f"on {context.device}")
 
     monkeypatch.setattr("harness.commands.Worker", stop)
-    monkeypatch.setattr("harness.commands.read_spec", _on_a_gpu)
+    monkeypatch.setattr("harness.commands.read_results", _on_a_gpu)
     with pytest.raises(HarnessError, match="on cpu"):
         replay_trial(TABLE3, "bsgm/26", 1e-3, [], None, "study")
     assert "the study ran on a GPU, and none is here" in capsys.readouterr().err
 
 
-def _on_a_gpu(folder: Path) -> Any:
-    from harness.spec import read_spec
-
-    spec = read_spec(folder)
-    return spec.model_copy(update={"versions": spec.versions | {"device": "cuda"}})
+def _on_a_gpu(folder: Path) -> tuple[StudySpec, Results]:
+    spec, results = read_results(folder)
+    return spec.model_copy(update={"versions": spec.versions | {"device": "cuda"}}), results

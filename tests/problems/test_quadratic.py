@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness import derive
 from harness.batch import Batch
-from harness.draws import GridDraws, RandomDraws
+from harness.draws import GridDraws, RandomDraws, grid_size
 from harness.errors import HarnessError
 from harness.plugins import Plugins
 from harness.rules import Rules
@@ -258,7 +258,7 @@ def test_the_grids_are_the_papers() -> None:
         "itd": {"lower_steps"},
     }.items():
         space = shipped.space(name, plugins.solver(name))
-        configs = [space.resolve(found) for found in GridDraws(space).points]
+        configs = [space.resolve(GridDraws(space).draw(n)) for n in range(grid_size(space))]
 
         assert set(space.searched()) == searched and len(configs) == 4 ** len(searched)
         assert {config[p] for config in configs for p in searched} == {1, 10, 100, 1000}
@@ -270,12 +270,12 @@ def test_every_table_fits_its_solver_and_the_upper_error_falls(name: str) -> Non
     """At the best of eight random places of the space, on the deterministic problem, kappa_g = 10: a space
     that is wide enough to search holds configurations that diverge."""
     solver = Plugins().solver(name)
-    space, draws = find_space("quadratic", None).space(name, solver), RandomDraws(3)
+    space = find_space("quadratic", None).space(name, solver)
+    draws = RandomDraws(3, space)
     problem = make(lower_condition=10.0)
     found = []
     for n in range(8):
-        drawn = {p: draws.value(n, p, distribution) for p, distribution in space.distributions().items()}
-        config = space.resolve(drawn)
+        config = space.resolve(draws.draw(n))
         budget = 6 * float(first_cost(problem, solver, [config], seed=0)[0])
         found += run_pack(problem, solver, [config], Rules(budget, {}, seed=0), CPU, problem.dtype)
     best = min((r for r in found if r.state == "completed"), key=lambda r: r.objective)

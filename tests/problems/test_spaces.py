@@ -66,8 +66,8 @@ def test_every_table_fits_its_solver_and_runs(
 ) -> None:
     """Two upper iterations of one draw, on small data."""
     solver, task = solver_of(method), problems[problem]
-    space, draws = SPACES[problem].space(method, solver), RandomDraws(3)
-    config = space.resolve({p: draws.value(0, p, d) for p, d in space.distributions().items()})
+    space = SPACES[problem].space(method, solver)
+    config = space.resolve(RandomDraws(3, space).draw(0))
     budget = 2 * float(first_cost(task, solver, [config], seed=0)[0])
     (result,) = run_pack(task, solver, [config], Rules(budget, {}, seed=0), CPU, task.dtype)
 
@@ -79,7 +79,7 @@ def test_the_papers_methods_have_its_grid(problem: str, most: int) -> None:
     """T, N, beta and the batch size on 20 Newsgroups, the upper step size of the distillation."""
     for method in sorted(PAPERS):
         space = SPACES[problem].space(method, solver_of(method))
-        configs = [space.resolve(found) for found in GridDraws(space).points]
+        configs = [space.resolve(GridDraws(space).draw(n)) for n in range(grid_size(space))]
         given = {
             name: {config[name] for config in configs if name in config} or None
             for name in (
@@ -105,7 +105,7 @@ def test_the_papers_methods_have_its_grid(problem: str, most: int) -> None:
 def test_bsgm_on_few_shot_tasks_has_the_papers_values() -> None:
     for method in ("bsgm", "bsgm_ws"):
         space = SPACES["meta_learning"].space(method, solver_of(method))
-        configs = [space.resolve(found) for found in GridDraws(space).points]
+        configs = [space.resolve(GridDraws(space).draw(n)) for n in range(grid_size(space))]
 
         assert {config.pop("batch_size") for config in configs} == {8, 16, 32}
         for config in configs:

@@ -139,12 +139,12 @@ def test_options_that_make_no_problem_are_refused(options: dict[str, Any], said:
 def test_every_table_fits_its_solver_and_the_gradient_falls(name: str) -> None:
     """At the best of three random places of the space."""
     solver = Plugins().solver(name)
-    space, draws = find_space("stochastic_quadratic", None).space(name, solver), RandomDraws(3)
+    space = find_space("stochastic_quadratic", None).space(name, solver)
+    draws = RandomDraws(3, space)
     start = SMALL.evaluate(*SMALL.initial(0))["gradient_norm_squared"]
     found = []
     for n in range(3):
-        drawn = {p: draws.value(n, p, distribution) for p, distribution in space.distributions().items()}
-        config = space.resolve(drawn)
+        config = space.resolve(draws.draw(n))
         budget = 4 * float(first_cost(SMALL, solver, [config], seed=0)[0])
         found += run_pack(SMALL, solver, [config], Rules(budget, {}, seed=0, curves=0), CPU, SMALL.dtype)
     best = min((r for r in found if r.state == "completed"), key=lambda r: r.objective)

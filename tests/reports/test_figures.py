@@ -81,7 +81,7 @@ def test_parameters_have_the_papers_symbols_and_axes_say_what_is_better(record: 
 
 def test_a_panel_without_a_curve_says_so_and_draws_none(record: Record) -> None:
     view = View.of(of(record, ["stocbio", "bsgm"]))
-    axes, grid = figures.blank(2).subplots(), np.array([1.0, 2.0])
-    none, some = (np.full(2, np.nan),) * 3, (np.ones(2),) * 3
-    panels.curve(axes, view, "bsgm", "val_accuracy", {"bsgm": none, "stocbio": some}, grid)
+    axes, points = figures.blank(2).subplots(), len(view.grid)
+    none, some = (np.full(points, np.nan),) * 3, (np.ones(points),) * 3
+    panels.curve(axes, view, "bsgm", "val_accuracy", {"bsgm": none, "stocbio": some})
     assert [words.get_text() for words in axes.texts] == ["no curve recorded"] and not axes.lines
