@@ -38,10 +38,6 @@ demo: $(VENV)/.installed
 	$(BIN)/harness run data_poisoning --set dataset=digits --solvers $(SOLVERS) \
 	  --trials 8 --budget 100000 --workers 2 --seed 2 --out $(DEMO)
 	$(BIN)/harness report $(DEMO) --top 3
-	@echo
-	@cat $(DEMO)/report/tables/best.md
-	@echo
-	@echo "The page: $(DEMO)/report/index.html"
 
 # What `harness report DIR --with baselines/NAME.parquet` compares with, a study for each study file. The same
 # command resumes; remove runs/baselines to begin anew.

@@ -20,8 +20,8 @@ from harness.cli import app
 from harness.errors import HarnessError
 from harness.exchange import merge
 from harness.journal import Journal, mend, sealed
-from harness.points import POINTS, Points
-from harness.record import JOURNAL, RESULT, SEAL, load_record, result_from_json, tell
+from harness.points import POINTS, Points, points_line
+from harness.record import JOURNAL, RESULT, SEAL, _column, _Columns, load_record, result_from_json, tell
 from harness.repair import repair
 from harness.runner import Result
 from harness.spec import NAME, read_spec
@@ -183,6 +183,45 @@ def test_every_objective_is_told_and_read_back_by_optuna_too(tmp_path: Path, obj
     assert result_from_json(read.attributes[RESULT]).objective == objective
     (place,) = Points(tmp_path).places().values()
     assert json.loads(Points(tmp_path).line(place))["curve"] == {"upper_iteration": [1.0], "loss": ["nan"]}
+
+
+def test_a_failed_trial_has_failed_for_optuna_too(tmp_path: Path) -> None:
+    book = Book(tmp_path / JOURNAL)
+    study = book.study("p/s", {})
+    book.write([new_trial(study, {}, {}, {})])
+    failure = Result(config={}, state="failed", reason="it raised", objective=math.nan)
+    tell(book, Points(tmp_path), "s", [(study.trials[0], failure)])
+    (trial,) = optuna.load_study(
+        storage=JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL))), study_name="p/s"
+    ).trials
+
+    assert trial.state == optuna.trial.TrialState.FAIL and trial.value is None
+
+
+def test_points_come_as_they_were_added_whatever_is_packed_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that come late or go have no numbers elsewhere."""
+    monkeypatch.setattr(_Columns, "ROWS", 3)
+    parts = [
+        {"total": [1, 2]},
+        {"total": [3], "a": [0.5]},
+        {"total": [4, 5, 6, 7]},
+        {"b": [8.0], "total": [9]},
+    ]
+    frame = _Columns()
+    for number, points in enumerate(parts):
+        frame.add({"solver": "s", "number": number}, points)
+    expected = pd.concat(
+        [pd.DataFrame({"solver": "s", "number": n} | points) for n, points in enumerate(parts)],
+        ignore_index=True,
+    )
+    expected.columns = ["solver", "number", *(_column(name) for name in expected.columns[2:])]
+
+    pd.testing.assert_frame_equal(frame.frame()[expected.columns], expected, check_dtype=False)
+
+
+def test_a_trial_without_points_has_no_line() -> None:
+    assert points_line("s/0", {}, {}) == b""
+    assert points_line("s/0", {"total": [1]}, {}) and points_line("s/0", {}, {"total": [1]})
 
 
 # --- two files

@@ -1,6 +1,7 @@
 """Packs: the ragged loop, budgets, divergence rules, and that a trial does not feel its neighbours."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -139,6 +140,20 @@ def test_a_curve_starts_at_the_start_and_ends_at_the_output(budget: int, growth:
         assert steps[0] == 0 and steps[-1] == result.upper_iterations
         assert steps == sorted(set(steps)) and len(steps) <= 22
         assert result.curve[-1]["total"] == result.ledger["total"]
+
+
+@pytest.mark.parametrize("curves", [1, 2, 7])
+def test_points_of_a_curve_are_spread_evenly_on_a_log_scale(curves: int) -> None:
+    """The first upper iteration at or beyond each of the places, the start and the end."""
+    (result,) = run_pack(_problem(), Bsgm, [_bsgm()], Rules(60_000, ONE, 0, curves=curves), CPU, F64)
+    each = result.ledger["total"] / result.upper_iterations
+    places = [each * (60_000 / each) ** (k / max(curves - 1, 1)) for k in range(curves)]
+    due = {math.ceil(round(place / each, 9)) for place in places}
+    ends = {0, result.upper_iterations}
+
+    assert result.upper_iterations > 20
+    expected = sorted(ends | {step for step in due if step <= result.upper_iterations})
+    assert [point["upper_iteration"] for point in result.curve] == expected
 
 
 @pytest.mark.parametrize("solver", [Bsgm, Stocbio])
