@@ -19,7 +19,7 @@ from harness.book import Book, new_trial
 from harness.cli import app
 from harness.errors import HarnessError
 from harness.exchange import merge
-from harness.journal import Journal, mend, sealed
+from harness.journal import Journal, append, mend, sealed
 from harness.points import POINTS, Points, points_line
 from harness.record import JOURNAL, RESULT, SEAL, _column, _Columns, load_record, result_from_json, tell
 from harness.repair import repair
@@ -38,6 +38,24 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     assert len(list(Journal(journal).read())) == 2
     mend(journal)
     assert journal.read_bytes() == BARE + sealed(ENTRY, 2)
+    journal.write_bytes(BARE[:11])
+    mend(journal)
+    assert journal.read_bytes() == b""
+
+
+def test_of_lines_that_a_full_disk_cuts_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "journal.log"
+    append(journal, [BARE])
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        append(journal, [BARE, BARE])
+    assert journal.read_bytes() == BARE
 
 
 @pytest.mark.parametrize("first", [BARE, sealed(ENTRY, 1)], ids=["bare", "sealed"])
