@@ -13,7 +13,8 @@ import pandas as pd
 from harness.errors import HarnessError
 from reports import across, figures, page, panels, statistics, text
 from reports.figures import Picture
-from reports.formats import Column, Table, write_table
+from reports.formats import write_table
+from reports.table import Column, Table
 from reports.view import View
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from reports import pairwise, text
 from reports.across import interquartile_mean
-from reports.formats import Column, Table
+from reports.table import Column, Table
 from reports.view import View
 
 if TYPE_CHECKING:

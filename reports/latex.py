@@ -10,7 +10,7 @@ from reports import text
 
 if TYPE_CHECKING:
     from reports.figures import Picture
-    from reports.formats import Column, Table
+    from reports.table import Column, Table
 
 # Points, in a plain article of 10 pt; a line of \footnotesize has 9.5, one of \scriptsize 8.
 WIDTH, HEIGHT = 345.0, 500.0

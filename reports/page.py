@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from reports import formats, latex, looks, text
 from reports.answer import answer
 from reports.figures import Picture
-from reports.formats import Column, Table
+from reports.table import Column, Table
 from reports.view import View, outcome
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from reports import pairwise, statistics, text
-from reports.formats import Column, Table
+from reports.table import Column, Table
 from reports.text import MISSING
 from reports.view import LEDGER, View
 

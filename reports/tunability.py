@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports import statistics, text
 from reports.across import ranks
-from reports.formats import Column, Table
+from reports.table import Column, Table
 from reports.view import View
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from harness.record import Record
 from reports import latex, tables
-from reports.formats import Column, Table
 from reports.report import write_report
+from reports.table import Column, Table
 from reports.view import View
 
 LABELS = ['a"b', "a_b_c_d", r"\x_1 \end{table}", "50 % #1 & $~^{}", "中文 Ж ½", "W" * 20_000]

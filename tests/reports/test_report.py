@@ -15,8 +15,9 @@ import pytest
 
 from harness.budget import KINDS
 from harness.record import Record
-from reports import data, figures, formats, latex, page, statistics, tables
+from reports import data, figures, latex, page, statistics, tables
 from reports.report import write_report
+from reports.table import Table
 from reports.view import View
 
 FIGURES = ("distribution", "tuning", "samples_to_target", "best_at_budget", "curves", "parameters", "maps")
@@ -292,7 +293,7 @@ def test_import_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def column(table: formats.Table, heading: str) -> list[str]:
+def column(table: Table, heading: str) -> list[str]:
     return next(c.cells for c in table.columns if c.heading == heading)
 
 
