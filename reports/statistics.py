@@ -130,9 +130,14 @@ def running_median(x: ArrayLike, y: ArrayLike, window: int) -> tuple[Floats, Flo
 def local_median(points: Floats, values: ArrayLike, at: Floats, k: int) -> Floats:
     """`(M,)`: at each of `at (M, 2)` the median of `values` at the `k` nearest of `points (N, 2)`, failures
     worst; of k even the upper of the two in the middle."""
-    gaps = ((at[:, None] - points[None]) ** 2).sum(axis=2)
-    nearest = np.argsort(gaps, axis=1, kind="stable")[:, :k]
-    return np.asarray(np.sort(failures_last(values)[nearest], axis=1)[:, nearest.shape[1] // 2], dtype=float)
+    ranked = failures_last(values)
+
+    def middle(place: Floats) -> float:
+        """One place at a time, so that no M x N array is held."""
+        nearest = np.argsort(((place - points) ** 2).sum(axis=1), kind="stable")[:k]
+        return float(np.sort(ranked[nearest])[len(nearest) // 2])
+
+    return np.array([middle(place) for place in at], dtype=float)
 
 
 def share_at_or_below(values: ArrayLike) -> tuple[Floats, Floats]:
