@@ -62,7 +62,7 @@ def main() -> None:
     published = common.Published(task, x[0])
     w, few = y[0].view(task.classes, -1), max(1, steps // 100)
     stream = Streams(1, task.lower_examples, task.upper_examples, torch.device("cpu"))
-    rows = [stream.rows(0, "lower", "lower", i, BATCH) for i in range(steps)]
+    rows = [stream.batch(0, "lower", "lower", i, BATCH).rows for i in range(steps)]
 
     def published_lower() -> None:
         at = w

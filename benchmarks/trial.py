@@ -49,8 +49,10 @@ def published_units(task: DataPoisoning, repeats: int) -> dict[str, float]:
     """Seconds of one step of each kind and of one retraining step."""
     x = common.attack(task, 1)[0]
     side = common.Published(task, x)
-    rows = Streams(1, task.lower_examples, task.upper_examples, torch.device("cpu")).rows(
-        0, "lower", "lower", 0, BATCH
+    rows = (
+        Streams(1, task.lower_examples, task.upper_examples, torch.device("cpu"))
+        .batch(0, "lower", "lower", 0, BATCH)
+        .rows
     )
     w = 0.01 * torch.randn(task.classes, task.pixels)
     return common.medians(

@@ -336,7 +336,6 @@ def report(
     ] = False,
 ) -> None:
     """Write tables, figures and a page of a recorded study; of an exported file, --out says where."""
-
     from harness.commands import report_study
     from harness.options import finite, names, one_of, pairs, prices
     from reports.choice import Choice

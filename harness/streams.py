@@ -117,18 +117,6 @@ class Streams:
                 self._kept.popitem(last=False)
         return kept[1]
 
-    def rows(
-        self,
-        iteration: int,
-        level: Level,
-        phase: str,
-        step: int,
-        size: int | None,
-        nest: tuple[int, ...] = (),
-    ) -> Tensor:
-        """Sorted example numbers of one mini-batch."""
-        return self.batch(iteration, level, phase, step, size, nest).rows
-
     def batch(
         self,
         iteration: int,

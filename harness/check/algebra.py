@@ -138,7 +138,7 @@ class Algebra(Points):
             streams = Streams(1, len(whole["lower"].rows), len(whole["upper"].rows), CPU)
             side: Level = "lower" if level == "lower" else "upper"
             for step in range(steps[level]):
-                places = streams.rows(0, side, "check", step, sizes[level])
+                places = streams.batch(0, side, "check", step, sizes[level]).rows
                 met.append(places)
                 part = Batch(places, full=whole[level].full and steps[level] == 1)
                 found = self._part(level, point, part)

@@ -212,7 +212,7 @@ def test_batches_come_without_replacement_epoch_by_epoch(
     """Their sizes add up to `samples`, their repetitions to `several`; an epoch holds each example once."""
     streams = Streams(seed, examples, 5, CPU)
     size = min(size, examples)
-    batches = [streams.rows(3, "lower", "lower", step, size) for step in range(steps)]
+    batches = [streams.batch(3, "lower", "lower", step, size).rows for step in range(steps)]
     drawn = torch.cat([*batches, torch.empty(0, dtype=torch.int64)])
 
     assert len(drawn) == int(samples(torch.tensor(steps), size, examples))
@@ -220,7 +220,7 @@ def test_batches_come_without_replacement_epoch_by_epoch(
     both = streams.several(3, "lower", [steps + 1, steps], size)
     table = torch.zeros(2, examples, dtype=torch.int64)
     table[:, both.rows] = both.counts
-    following = streams.rows(3, "lower", "lower", steps, size)
+    following = streams.batch(3, "lower", "lower", steps, size).rows
     assert torch.equal(table[1], counts)
     assert torch.equal(table[0], counts + torch.bincount(following, minlength=examples))
     assert both.full == (len(both.rows) == examples) and bool((table[0, both.rows] > 0).all())
@@ -234,8 +234,8 @@ def test_a_batch_depends_on_its_place_only_not_on_what_was_asked_before() -> Non
     places: list[tuple[int, Level, str, int]] = [
         (s, "lower", phase, step) for s in (0, 4) for phase in ("lower", "system") for step in (0, 13, 25)
     ]
-    forwards = {place: one.rows(*place, 9) for place in places}
-    backwards = {place: other.rows(*place, 9) for place in reversed(places)}
+    forwards = {place: one.batch(*place, 9).rows for place in places}
+    backwards = {place: other.batch(*place, 9).rows for place in reversed(places)}
 
     assert all(torch.equal(forwards[place], backwards[place]) for place in places)
     assert not torch.equal(forwards[0, "lower", "lower", 0], forwards[0, "lower", "system", 0])
@@ -245,19 +245,19 @@ def test_a_batch_depends_on_its_place_only_not_on_what_was_asked_before() -> Non
 def test_a_fresh_process_draws_the_same_batches() -> None:
     code = (
         "import sys, torch; from harness.streams import Streams;"
-        "rows = Streams(3, 50, 5, torch.device('cpu')).rows(2, 'lower', 'cross', 4, 8);"
+        "rows = Streams(3, 50, 5, torch.device('cpu')).batch(2, 'lower', 'cross', 4, 8).rows;"
         "sys.stdout.write(str(rows.tolist()))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
-    assert there == str(Streams(3, 50, 5, CPU).rows(2, "lower", "cross", 4, 8).tolist())
+    assert there == str(Streams(3, 50, 5, CPU).batch(2, "lower", "cross", 4, 8).rows.tolist())
 
 
 # --- the two streams through the upper iterations
 
 
 def _met(streams: Streams, level: Level, phase: str, size: int, iterations: range) -> list[list[int]]:
-    return [streams.rows(s, level, phase, 0, size).tolist() for s in iterations]
+    return [streams.batch(s, level, phase, 0, size).rows.tolist() for s in iterations]
 
 
 @settings(deadline=None)
@@ -325,7 +325,7 @@ def test_levels_phases_and_nests_are_independent_streams() -> None:
     """No two of them meet the same batch, and their batches overlap as random ones do."""
     streams = Streams(3, 1000, 1000, CPU)
     found = {
-        (level, phase, nest): set(streams.rows(5, level, phase, 0, 100, nest).tolist())
+        (level, phase, nest): set(streams.batch(5, level, phase, 0, 100, nest).rows.tolist())
         for level in ("lower", "upper")
         for phase in ("epochs", "partition", "lower", "upper", "cross")
         for nest in ((), (0,), (1,), (0, 0), (0, 1))

@@ -96,7 +96,7 @@ def _by_hand(desk: Desk, x: Tensor, y: Tensor, outer: int, inner: int) -> Tensor
     problem, z = desk.problem, torch.zeros_like(y)
 
     def batch(phase: str, step: int, size: int, nest: tuple[int, ...] = ()) -> Batch:
-        return Batch(desk.streams.rows(ITERATION, "lower", phase, step, size, nest))
+        return Batch(desk.streams.batch(ITERATION, "lower", phase, step, size, nest).rows)
 
     for i in range(outer):
         y = y - ETA * problem.lower_gradient(x, y, batch("outer", i, 5))
@@ -142,7 +142,7 @@ def test_a_loop_three_deep_draws_by_all_the_steps_around_it() -> None:
     x, y = desk.oracle.x0, desk.oracle.y0
 
     def inmost(batch: MiniBatch, y: Tensor, x: Tensor) -> Tensor:
-        rows = desk.streams.rows(ITERATION, "lower", batch.phase, batch.step, batch.size, batch.nest)
+        rows = desk.streams.batch(ITERATION, "lower", batch.phase, batch.step, batch.size, batch.nest).rows
         met.append((batch, rows.tolist()))
         return y - ETA * desk.oracle.lower_gradient(x, y, batch)
 
@@ -190,7 +190,7 @@ def test_when_moves_and_charges_the_chosen_trials_only(chosen: list[bool]) -> No
 
     start = (y, torch.zeros(3, 1, dtype=F64))
     moved, visits = desk.oracle.when(torch.tensor(chosen), "restart", body, start, x, batch_size=5)
-    rows = desk.streams.rows(ITERATION, "lower", "restart", 0, 5)
+    rows = desk.streams.batch(ITERATION, "lower", "restart", 0, 5).rows
     expected = y - ETA * desk.problem.lower_gradient(x, y, Batch(rows))
 
     assert visits.squeeze(1).tolist() == [float(c) for c in chosen]
@@ -218,7 +218,7 @@ def test_when_inside_a_loop_is_of_the_trials_of_that_loop() -> None:
     assert desk.charged("lower_gradient") == [5, 0, 5]
     assert torch.equal(found[1], y[1])
     for n in (0, 2):
-        rows, own = desk.streams.rows(ITERATION, "lower", "inner", 0, 5, (n,)), slice(n, n + 1)
+        rows, own = desk.streams.batch(ITERATION, "lower", "inner", 0, 5, (n,)).rows, slice(n, n + 1)
         expected = y[own] - ETA * desk.problem.lower_gradient(x[own], y[own], Batch(rows))
         torch.testing.assert_close(found[own], expected, rtol=1e-12, atol=1e-13)
 
@@ -275,7 +275,10 @@ def test_lower_derivatives_equal_those_of_the_loss_and_are_charged_by_kind(name:
     desk, (kind, each, expected) = Desk(3), DERIVATIVES[name]
     x, y = _points(desk, 3)
     found = getattr(desk.oracle, name)(x, y, desk.oracle.lower_batch("lower", 5))
-    seen, g = dict(desk.problem.seen), _g(desk.problem, desk.streams.rows(ITERATION, "lower", "lower", 0, 5))
+    seen, g = (
+        dict(desk.problem.seen),
+        _g(desk.problem, desk.streams.batch(ITERATION, "lower", "lower", 0, 5).rows),
+    )
 
     assert seen == {kind: 15 * each}
     assert {k for k in KINDS if any(desk.charged(k))} == {kind}
@@ -295,7 +298,7 @@ def test_a_dense_matrix_of_several_batches_is_of_each_trials_own_draws() -> None
 
     assert desk.charged("hessian_vector") == [6 * d for d in drawn] and desk.charged("value") == drawn
     for n, number in enumerate(numbers):
-        rows = torch.cat([desk.streams.rows(ITERATION, "lower", "cross", j, 5) for j in range(number)])
+        rows = torch.cat([desk.streams.batch(ITERATION, "lower", "cross", j, 5).rows for j in range(number)])
         g = _g(desk.problem, rows)
         torch.testing.assert_close(hessian[n], torch.func.hessian(g, 1)(x[n], y[n]), rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(values[n, 0], g(x[n], y[n]), rtol=1e-11, atol=1e-12)

@@ -155,7 +155,7 @@ class Literal:
     def step(self, s: int, steps: int, alpha: float) -> None:
         theta, b, A, B, a = self.parts
         gradient = [np.zeros_like(part) for part in self.parts]
-        rows = self.streams.rows(s, "upper", "epochs", 0, BATCH).tolist()
+        rows = self.streams.batch(s, "upper", "epochs", 0, BATCH).rows.tolist()
         for i in rows:
             w = self.left.get(i, np.zeros(WIDTH))
             for _ in range(steps):

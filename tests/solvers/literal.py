@@ -118,7 +118,7 @@ class ByHand:
     ) -> Rows:
         """Example numbers of a mini-batch; a batch size of 0, or none, is all of them."""
         size = self.c.get("upper_batch_size" if level == "upper" else "batch_size") or None
-        return self.streams.rows(s, level, phase, step, size, nest).numpy()
+        return self.streams.batch(s, level, phase, step, size, nest).rows.numpy()
 
     def upper_rows(self, s: int, phase: str = "epochs", step: int = 0) -> Rows:
         return self.rows(s, phase, step, "upper")

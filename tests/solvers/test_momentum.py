@@ -150,14 +150,16 @@ class Momentum(ByHand):
             s: int, phase: str, i: int, sizes: tuple[str, str], x: np.ndarray, y: np.ndarray
         ) -> tuple[np.ndarray, np.ndarray]:
             lower, upper = (c[name] or None for name in sizes)
-            f_x, f_y = self.f(x, y, self.streams.rows(s, "upper", phase, i, upper).numpy())
+            f_x, f_y = self.f(x, y, self.streams.batch(s, "upper", phase, i, upper).rows.numpy())
             term = total = -eta * f_y
             for q in range(c["system_steps"]):
-                rows = self.streams.rows(s, "lower", f"{phase} system", q, lower, (i,)).numpy()
+                rows = self.streams.batch(s, "lower", f"{phase} system", q, lower, (i,)).rows.numpy()
                 term = term - eta * self.g_yy(x, y, rows) @ term
                 total = total + term
-            cross = self.g_xy(x, y, self.streams.rows(s, "lower", f"{phase} cross", i, lower).numpy())
-            return self.g_y(x, y, self.streams.rows(s, "lower", phase, i, lower).numpy()), f_x + cross @ total
+            cross = self.g_xy(x, y, self.streams.batch(s, "lower", f"{phase} cross", i, lower).rows.numpy())
+            return self.g_y(
+                x, y, self.streams.batch(s, "lower", phase, i, lower).rows.numpy()
+            ), f_x + cross @ total
 
         small, large = ("batch_size", "upper_batch_size"), ("large_batch_size", "large_upper_batch_size")
         x, y = X0, Y0

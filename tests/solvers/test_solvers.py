@@ -292,7 +292,7 @@ def test_itd_equals_autograd_through_the_unrolled_steps(steps: int, batch_size: 
     problem, streams = crooked(), Streams(3, LOWER, UPPER, CPU)
     x, y = torch.tensor(X0, requires_grad=True), torch.tensor(Y0, requires_grad=True)
     for i in range(steps):
-        loss = problem.lower_loss(x, y, streams.rows(0, "lower", "lower", i, batch_size)).mean()
+        loss = problem.lower_loss(x, y, streams.batch(0, "lower", "lower", i, batch_size).rows).mean()
         y = y - 0.2 * torch.autograd.grad(loss, y, create_graph=True)[0]
     (expected,) = torch.autograd.grad(problem.upper_loss(x, y, torch.arange(UPPER)).mean(), x)
 
@@ -386,7 +386,7 @@ def test_bsgm_ws_starts_where_each_example_was_left() -> None:
     (result,) = run_pack(problem, BsgmWs, [config], rules, CPU, F64)
     x, left = np.array([0.5, -0.5]), {i: np.zeros(2) for i in range(7)}
     for s in range(12):
-        rows, h = streams.rows(s, "upper", "epochs", 0, 3).tolist(), np.zeros(2)
+        rows, h = streams.batch(s, "upper", "epochs", 0, 3).rows.tolist(), np.zeros(2)
         for i in rows:
             curvature = 1 + i / 10
             for _ in range(2):
