@@ -1,16 +1,19 @@
 """A driver killed with SIGKILL at random moments loses packs in flight and nothing else."""
 
+import math
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from harness.record import JOURNAL, load_record
+from recipes import kills
 
 KILLS = 3
 
@@ -72,3 +75,26 @@ def test_a_study_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path: 
     subprocess.run(_command(killed), check=True, capture_output=True)
 
     pd.testing.assert_frame_equal(_numbers(killed), _numbers(whole), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        (lambda t: t, "equal"),
+        (lambda t: t.assign(loss=t["loss"] * (1 + 1e-15)), "equal to 1e-15"),
+        (lambda t: t.assign(loss=t["loss"] + 1e-9), "DIFFERS"),
+        (lambda t: t.assign(loss=[2.0, 1.0, math.nan]), "DIFFERS"),
+        (lambda t: t.assign(loss=[1.0, math.nan, math.nan]), "DIFFERS"),
+        (lambda t: t.assign(lower_gradient=t["lower_gradient"] + 1), "DIFFERS"),
+        (lambda t: t.assign(trial=["a/1", "a/0", "a/2"]), "DIFFERS"),
+        (lambda t: t.iloc[:2], "DIFFERS"),
+        (lambda t: t.assign(more=1), "DIFFERS"),
+    ],
+)
+def test_the_recipe_of_kills_lets_only_rounding_through(
+    changed: Callable[[pd.DataFrame], pd.DataFrame], word: str
+) -> None:
+    wanted = pd.DataFrame(
+        {"trial": ["a/0", "a/1", "a/2"], "loss": [1.0, 2.0, math.nan], "lower_gradient": [10, 20, 30]}
+    )
+    assert kills.verdict((changed(wanted), wanted), (wanted, wanted)) == (word != "DIFFERS", word)
