@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,9 @@ def start(out: Path, log: Path, executor: str) -> subprocess.Popen[bytes]:
     words = [*STUDY, *EXECUTORS[executor], "--out", str(out)]
     command = [sys.executable, "-c", "from harness.cli import main; main()", *words]
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file)
+        # a shell's background job ignores SIGINT, and so would what it starts
+        heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=heeds)
 
 
 def numbers(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
