@@ -23,8 +23,8 @@ from pathlib import Path
 from benchmarks import common
 from harness.budget import KINDS
 from harness.launch import Execution, Search, run_study
+from harness.result import Result
 from harness.rules import Rules
-from harness.runner import Result
 from harness.study import Executor, Study
 from harness.worker import Context, Pack, make_context
 

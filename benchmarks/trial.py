@@ -10,8 +10,9 @@ from benchmarks import common
 from benchmarks.common import BATCH, times
 from benchmarks.retraining import published as published_retraining
 from harness.budget import KINDS
+from harness.result import Result
 from harness.rules import Rules
-from harness.runner import Result, run_pack
+from harness.runner import run_pack
 from harness.streams import Streams
 from problems.data_poisoning import RETRAINING_STEPS, DataPoisoning
 from solvers.bsgm import Bsgm

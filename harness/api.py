@@ -31,7 +31,8 @@ from harness.errors import HarnessError
 from harness.oracle import Oracle
 from harness.params import choice, count, option, real, shared
 from harness.place import Place, whole
-from harness.problem import Metric, Problem
+from harness.problem import Problem
+from harness.result import Metric
 from harness.solver import Bias, Held, Needs, S, Solver, State
 from harness.streams import generator
 

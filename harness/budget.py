@@ -7,13 +7,14 @@ import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from harness.errors import HarnessError, PluginError
+
+if TYPE_CHECKING:  # a reader of studies needs KINDS, and no torch
+    from torch import Tensor
 
 KINDS = ("lower_gradient", "upper_gradient", "hessian_vector", "cross", "value")
 """What is charged. A joint (d_x, d_y) of one loss at one point is one gradient; a value is f or g alone."""
@@ -38,10 +39,9 @@ class Cost(NamedTuple):
         if all(type(entry) is int for entry in self):
             return _plain_table(self)
         for kind, entry in zip(KINDS, self, strict=True):
-            good = entry.dtype == torch.int64 if isinstance(entry, Tensor) else type(entry) is int
-            if not good:
+            if type(entry) is not int and str(getattr(entry, "dtype", None)) != "torch.int64":
                 raise PluginError(f"cost() declares {entry!r} {kind} samples; expected integers below 2^63")
-        entries = [entry.numpy() if isinstance(entry, Tensor) else entry for entry in self]
+        entries = [entry if isinstance(entry, int) else entry.numpy() for entry in self]
         table = np.array([np.broadcast_to(entry, trials) for entry in entries], dtype=np.int64)
         return _sensible(table)
 

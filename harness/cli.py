@@ -263,7 +263,7 @@ def replay(
 @app.command()
 def repair(folder: Folder) -> None:
     """Write a damaged record anew from what verifies; the run command makes the rest again."""
-    from harness.commands import repair_study
+    from harness.reading import repair_study
 
     repair_study(folder)
 
@@ -271,7 +271,7 @@ def repair(folder: Folder) -> None:
 @app.command()
 def status(folder: Folder) -> None:
     """How far a study has come; works while a driver runs."""
-    from harness.commands import show_status
+    from harness.reading import show_status
 
     show_status(folder)
 
@@ -336,8 +336,8 @@ def report(
     ] = False,
 ) -> None:
     """Write tables, figures and a page of a recorded study; of an exported file, --out says where."""
-    from harness.commands import report_study
     from harness.options import finite, names, one_of, pairs, prices
+    from harness.reading import report_study
     from reports.choice import Choice
     from reports.figures import WIDTHS
     from reports.report import write_report
@@ -364,7 +364,7 @@ def _beside(folder: Path, name: str) -> Path:
 @app.command()
 def export(folder: Folder, out: Annotated[Path, typer.Option(help="the file, e.g. study.parquet")]) -> None:
     """Write a study as one file, for others to report against: Parquet, nothing in it can be run."""
-    from harness.commands import export_study
+    from harness.reading import export_study
 
     export_study(folder, out)
 
@@ -385,7 +385,7 @@ def merge(
     places: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders, or exported files")],
 ) -> None:
     """Join studies of one protocol, e.g. the shards of one; contradictions are reported, not decided."""
-    from harness.commands import merge_studies
+    from harness.reading import merge_studies
 
     merge_studies(out, places)
 
@@ -396,7 +396,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="where to write")] = Path("comparison"),
 ) -> None:
     """Write ranks, means and performance profiles of solvers across studies."""
-    from harness.commands import compare_studies
+    from harness.reading import compare_studies
     from reports.compare import write_comparison
 
     compare_studies(folders, out, write_comparison)

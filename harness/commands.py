@@ -1,4 +1,4 @@
-"""What the commands besides `run` do, once their options are parsed."""
+"""The commands besides `run` that run something: a trial, a recorded one again, checks."""
 
 from __future__ import annotations
 
@@ -18,27 +18,18 @@ from harness.check.verdict import Verdict
 from harness.child import Child, Died, TooLong
 from harness.device import check_device
 from harness.errors import HarnessError, last_line, nearest
-from harness.exchange import export, load_together, merge, read_results
+from harness.exchange import read_results
 from harness.options import one_of, pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins, kept_source, require_source
-from harness.progress import tally_table
 from harness.record import (
-    JOURNAL,
-    Record,
     Results,
-    confirmations,
-    load_record,
-    read_trials,
     result_from_json,
-    result_of,
 )
-from harness.repair import repair
-from harness.runner import Result
+from harness.result import DIED, Result
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, complete, find_space
-from harness.spec import NAME, StudySpec, read_spec
-from harness.study import DIED, Tally, sole_driver
+from harness.spec import StudySpec
 from harness.watched import working
 from harness.worker import Context, Pack, Worker, set_up
 
@@ -197,66 +188,6 @@ def _compare(old: Result, new: Result, tolerance: float) -> list[str]:
         if not (math.isclose(value, again, rel_tol=tolerance, abs_tol=1e-9) or value == again):
             found.append(f"{name}: {value!r} → {again!r}")
     return found
-
-
-# --- status, repair and report
-
-
-def repair_study(folder: Path) -> None:
-    if not (folder / NAME).exists() and not (folder / JOURNAL).exists():
-        raise HarnessError(f"{folder} is not a study; check the path")
-    with sole_driver(folder):
-        for line in repair(folder):
-            typer.echo(line)
-
-
-def show_status(folder: Path) -> None:
-    spec = read_spec(folder)
-    tallies = {solver: Tally(spec.trials_of(solver)) for solver in spec.solvers}
-    for solver, trials in read_trials(folder, spec).items():
-        for trial in trials:
-            if trial.told:
-                tallies[solver].add(result_of(trial))
-    Console().print(tally_table(spec, tallies))
-    for place in confirmations(folder):
-        again = read_spec(place)
-        runs = [sum(trial.told for trial in trials) for trials in read_trials(place, again).values()]
-        typer.echo(f"{place}: {sum(runs)} of {sum(map(again.trials_of, again.solvers))} trials recorded")
-
-
-def report_study(
-    place: Path, others: Sequence[Path], top: int, out: Path, write: Callable[[Record, Path, int], Path]
-) -> None:
-    """place, others: folders or exported files. write: makes the report of a record in a folder, and gives
-    the path of its page."""
-    positive("--top", top)
-    record = load_together(place, others)
-    if record.trials.empty:
-        raise HarnessError(f"{place} has no recorded trial yet; run it first")
-    page = write(record, out, top)
-    for name in ("repricing", "best", "tunability", "confirmation"):
-        if (table := out / "tables" / f"{name}.md").exists():
-            typer.echo(table.read_text("utf-8"))
-    typer.echo(f"page: {page}")
-
-
-def export_study(folder: Path, out: Path) -> None:
-    typer.echo(f"{out}: {export(folder, out)} trials; next: harness report {out} --out FOLDER")
-
-
-def merge_studies(out: Path, places: Sequence[Path]) -> None:
-    counts = merge(out, places)
-    said = ", ".join(f"{solver} {number}" for solver, number in counts.items())
-    typer.echo(f"{out}: {said} trials; next: harness report {out}")
-
-
-def compare_studies(
-    folders: Sequence[Path], out: Path, write: Callable[[list[tuple[str, Record]], Path], Path]
-) -> None:
-    """write: compares records, each with the name of its folder."""
-    page = write([(folder.resolve().name, load_record(folder)) for folder in folders], out)
-    typer.echo((out / "tables" / "ranks.md").read_text("utf-8"))
-    typer.echo(f"page: {page}")
 
 
 def check_plugin(

@@ -18,15 +18,16 @@ import typer
 from harness.commands import require_sources
 from harness.device import check_device
 from harness.errors import HarnessError
+from harness.folder import locked
 from harness.launch import INTERRUPTED, Execution, carried_out, versions
 from harness.options import not_negative, one_of, positive
 from harness.plugins import fingerprint
 from harness.record import CONFIRMATION, confirmations, read_trials, result_of
 from harness.repair import Again
-from harness.runner import Result
+from harness.result import Result
 from harness.solver import Solver
 from harness.spec import LISTING, NAME, SolverSpec, StudySpec, differences, read_spec
-from harness.study import Study, locked
+from harness.study import Study
 from harness.worker import Context, set_up
 
 

@@ -24,6 +24,8 @@ from harness.errors import HarnessError
 from harness.record import Record, load_record
 from harness.space import Space
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
 
 def write_dashboard(folder: Path, out: Path) -> int:
     """Write an Optuna journal; how many trials it has. One Optuna study for each solver, its values the

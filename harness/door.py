@@ -12,8 +12,8 @@ from torch import Tensor
 
 from harness.budget import KINDS
 from harness.errors import PluginError
-from harness.problem import Metric, Problem
-from harness.runner import Result, failed
+from harness.problem import Problem
+from harness.result import Metric, Result, failed
 
 PLACE = ("upper_iteration", "seconds")
 TAKEN = (*KINDS, "total", *PLACE)

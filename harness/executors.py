@@ -8,8 +8,9 @@ import torch
 
 from harness.child import Died
 from harness.errors import HarnessError
+from harness.result import DIED
 from harness.sizing import free_memory
-from harness.study import DIED, Executor, Study
+from harness.study import Executor, Study
 from harness.watched import working
 from harness.worker import Context
 

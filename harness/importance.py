@@ -11,6 +11,8 @@ import optuna
 
 from harness.space import Space
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
 
 def importances(
     entries: Mapping[str, Mapping[str, Any]],

@@ -18,6 +18,7 @@ from harness.door import require_declared
 from harness.draws import SAMPLERS, grid_size
 from harness.errors import HarnessError
 from harness.executors import default_workers, inline, on_ray
+from harness.folder import locked
 from harness.interrupt import as_interrupts
 from harness.options import DEFAULTS, at_most, names, one_of, valid_seed
 from harness.params import parameters
@@ -31,7 +32,7 @@ from harness.sizing import Packing, auto_packing, devices, free_memory
 from harness.solver import Solver, oversized, require_defined
 from harness.space import PUBLISHED, Space, SpaceFile, find_space
 from harness.spec import SolverSpec, StudySpec
-from harness.study import Executor, Study, locked
+from harness.study import Executor, Study
 from harness.worker import Context, Worker, set_up
 
 INTERRUPTED = 130

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.draws import draws
+from harness.folder import agreed
 from harness.params import check_values
 from harness.pilot import pilot
 from harness.problem import Problem
@@ -22,7 +23,6 @@ from harness.share import Share
 from harness.sizing import Packing, pack_bytes
 from harness.solver import Solver
 from harness.spec import NAME, StudySpec, read_spec
-from harness.study import agreed
 
 SECONDS = 2.5
 """What timing all solvers may take, about."""

@@ -14,23 +14,14 @@ iteration is taken on that mini-batch, and the lower level is the sum of the sma
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from harness import derive
 from harness.batch import Batch
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is called in tables, in full and in a column head, and whether lower is better or higher.
-    Of the objective lower is better, always."""
-
-    label: str
-    short: str
-    better: Literal["lower", "higher"] = "lower"
+from harness.result import Metric
 
 
 @dataclass(kw_only=True)

@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.problem import Metric
+from harness.result import Metric, Tally
 from harness.spec import StudySpec
-from harness.study import Study, Tally
+
+if TYPE_CHECKING:
+    from harness.study import Study
 
 PLAIN_SECONDS = 30.0
 """Between two lines where stderr is no terminal."""

@@ -33,9 +33,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness.errors import HarnessError, last_line
 from harness.interrupt import as_interrupts
 from harness.nodes import Nodes
+from harness.result import DIED
 from harness.shadow import require_clear
 from harness.sizing import free_memory
-from harness.study import DIED, Executor, Study
+from harness.study import Executor, Study
 from harness.trainable import ASIDE, BOARD, BROKEN, CONTEXT, GPUS, NODE, RESULTS, SHIFT, Board, PackTrainable
 from harness.travel import packed
 from harness.watchdog import Waiting, watched_ray

@@ -19,7 +19,7 @@ from harness.book import Book, Trial, closed
 from harness.journal import damaged
 from harness.points import KINDS as CURVES
 from harness.points import POINTS, Points, columns, plain, points_line, read_line
-from harness.runner import Result
+from harness.result import Result
 from harness.spec import LISTING, NAME, StudySpec, contradictions, read_spec, with_sources
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from harness.record import (
     result_of,
     study_name,
 )
-from harness.runner import Result
+from harness.result import Result
 from harness.spec import LISTING, NAME, StudySpec, grown, read_spec
 
 Heads = dict[tuple[str, int], dict[str, Any]]

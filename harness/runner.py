@@ -5,7 +5,6 @@ This is the only loop over upper iterations. It knows neither Ray nor the record
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,37 +21,11 @@ from harness.oracle import Oracle
 from harness.place import first_place
 from harness.problem import Problem
 from harness.recall import ByBatch, ByExample
+from harness.result import Result
 from harness.rules import Rules
 from harness.solver import Solver, State, require_defined
 from harness.stops import Stop, Stops
 from harness.streams import Streams
-
-
-@dataclasses.dataclass
-class Result:
-    """One trial. state: "completed", "diverged" or "failed" (then `reason` says why). device: that computed,
-    in words (`harness.device.described`)."""
-
-    config: dict[str, Any]
-    state: str = "completed"
-    reason: str = ""
-    objective: float = float("nan")
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    ledger: dict[str, float] = dataclasses.field(default_factory=dict)
-    upper_iterations: int = 0
-    system_fallbacks: int = 0
-    evaluation_samples: int = 0
-    seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    pack: int = 1
-    device: str = ""
-    curve: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    evaluations: list[dict[str, float]] = dataclasses.field(default_factory=list)
-
-
-def failed(config: Mapping[str, Any], reason: str) -> Result:
-    """The result of a trial that raised, was killed or ran too long."""
-    return Result(config=dict(config), state="failed", reason=reason)
 
 
 class Run:

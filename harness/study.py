@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from harness.book import Book, OptunaStudy, Trial, new_trial, with_params
 from harness.draws import draws
-from harness.errors import HarnessError
-from harness.journal import mend
 from harness.params import check_values, parameters
-from harness.plugins import keep_sources
-from harness.points import POINTS, Points
+from harness.points import Points
 from harness.problem import Problem
 from harness.record import JOURNAL, SPEC, require_points, result_of, study_name, tell, trials_in
-from harness.repair import Again, reopen
-from harness.runner import Result, failed, first_cost
+from harness.result import Result, Tally, failed
+from harness.runner import first_cost
 from harness.share import WHOLE, Share
 from harness.sizing import Packing
 from harness.solver import Solver
-from harness.spec import LISTING, NAME, StudySpec, differences, grown, read_spec, with_sources
+from harness.spec import LISTING, StudySpec
 from harness.surroundings import restored
 from harness.worker import Pack
 
@@ -34,30 +28,6 @@ WINDOW = 8
 """Packs whose trials are sorted by cost together, so that trials of a pack end at about the same time."""
 ATTEMPTS = 3
 """Times a worker may die of a trial alone before it is recorded as failed."""
-
-
-DIED = "the worker died (killed, or out of memory)"
-
-
-@dataclass
-class Tally:
-    """How far one solver has come. in_flight: samples that packs which run now have used."""
-
-    trials: int
-    states: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("completed", "diverged", "failed"), 0)
-    )
-    best: float = float("inf")
-    in_flight: float = 0.0
-
-    @property
-    def told(self) -> int:
-        return sum(self.states.values())
-
-    def add(self, result: Result) -> None:
-        self.states[result.state] += 1
-        if result.state != "failed":
-            self.best = min(self.best, result.objective)
 
 
 class Study:
@@ -220,69 +190,6 @@ class Study:
 def _in(size: int, trials: Sequence[Trial]) -> Iterator[Sequence[Trial]]:
     """One after another, so many at once."""
     return (trials[first : first + size] for first in range(0, len(trials), size))
-
-
-@contextmanager
-def sole_driver(folder: Path) -> Iterator[None]:
-    """Raises HarnessError where another driver is at work in the folder."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise HarnessError(
-            f"another driver is running the study {folder}; wait for it, or use another --out"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def locked(folder: Path, spec: StudySpec, again: Again) -> Iterator[StudySpec]:
-    """The specification of a new, resumed or growing study's folder, its lock held and its journal whole.
-
-    Raises HarnessError: another driver is at work, or the folder holds another study."""
-    _no_file(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with sole_driver(folder):
-        for name in (JOURNAL, POINTS):
-            mend(folder / name)
-        old = read_spec(folder) if (folder / NAME).exists() else None
-        whole = agreed(folder, spec, again.redo)
-        keep_sources(folder, spec.plugins)
-        if old is not None:
-            reopen(folder, old, whole, again)
-        if whole != old:
-            whole.write(folder)
-        yield whole
-
-
-def agreed(folder: Path, spec: StudySpec, redo: Collection[str] = ()) -> StudySpec:
-    """The specification of a folder, new or grown by `spec`; writes nothing. redo: solvers whose source may
-    have changed.
-
-    Raises HarnessError: the folder holds another study."""
-    _no_file(folder)
-    if not (folder / NAME).exists():
-        if (folder / JOURNAL).exists():
-            raise HarnessError(f"{folder} has a {JOURNAL} but no {NAME}; restore it, or `harness repair` it")
-        return spec
-    old = read_spec(folder)
-    base = with_sources(old, spec, redo)
-    found = differences(base, spec)
-    if found:
-        changed = [what.split(".")[1] for what in found if what.startswith("solvers.") and ".source:" in what]
-        hint = f", or --redo {','.join(changed)}" if changed else ""
-        raise HarnessError(
-            f"{folder} holds another study, {'; '.join(found)}; use another --out or the same settings{hint}"
-        )
-    return grown(base, spec)
-
-
-def _no_file(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise HarnessError(f"--out {folder} is a file; give a folder")
 
 
 Executor = Callable[[Study], None]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from harness.child import Child, Died, TooLong, parent
 from harness.errors import HarnessError
-from harness.runner import Result, failed
+from harness.result import Result, failed
 from harness.worker import Context, Pack, Spent, Worker, results_from_json, results_to_json
 
 

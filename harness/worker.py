@@ -23,8 +23,9 @@ from harness.options import not_negative, one_of, pairs, valid_seed
 from harness.params import check_values
 from harness.plugins import Plugins
 from harness.problem import Problem
+from harness.result import Result, failed
 from harness.rules import Rules
-from harness.runner import Result, failed, run_pack
+from harness.runner import run_pack
 from harness.surroundings import restored
 
 OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")

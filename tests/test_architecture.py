@@ -111,6 +111,11 @@ def test_the_doors_for_notebooks_are_light(tmp_path: Path) -> None:
     assert _loaded("import reports.notebook", tmp_path) == {"pandas"}
 
 
+def test_what_only_reads_imports_no_torch(tmp_path: Path) -> None:
+    assert _loaded("import harness.reading", tmp_path) == set()
+    assert _loaded("import harness.reading, reports.report, reports.compare", tmp_path) == {"pandas"}
+
+
 def test_help_is_light(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.argv = ['harness', '--help']\nfrom harness.cli import main\n"

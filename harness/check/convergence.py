@@ -24,8 +24,9 @@ from harness.check.problems import BOX, CPU, F64, ExactQuartic, UpperStep
 from harness.check.verdict import Checks, words
 from harness.errors import PluginError
 from harness.params import Parameter, parameters
+from harness.result import Result
 from harness.rules import Rules
-from harness.runner import Result, first_cost, run_pack
+from harness.runner import first_cost, run_pack
 from harness.solver import Bias, Solver
 
 EXACT = 1e-8  # relative error of a hypergradient, or of L - L*, that counts as none

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.func import jacrev
 
 from harness.batch import Batch
-from harness.problem import Metric, Problem
+from harness.problem import Problem
+from harness.result import Metric
 from harness.streams import generator
 
 CPU, F64 = torch.device("cpu"), torch.float64

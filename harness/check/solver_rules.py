@@ -25,8 +25,9 @@ from harness.errors import PluginError
 from harness.meter import Meter
 from harness.oracle import Oracle
 from harness.params import parameters
+from harness.result import Result
 from harness.rules import Rules
-from harness.runner import Result, first_cost, run_pack
+from harness.runner import first_cost, run_pack
 from harness.solver import Solver, State
 from harness.streams import Streams, generator
 

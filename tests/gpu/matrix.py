@@ -24,8 +24,9 @@ import harness.meter
 from harness.check.solver_rules import random_config
 from harness.plugins import Plugins
 from harness.problem import Problem
+from harness.result import Result
 from harness.rules import Rules
-from harness.runner import Result, first_cost, run_pack
+from harness.runner import first_cost, run_pack
 from harness.solver import Solver
 from problems import data_poisoning, regularisation
 from tests.problems.test_regularisation import small

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from harness.batch import Batch
 from harness.launch import Search, make_spec
+from harness.result import Result
 from harness.rules import Rules
-from harness.runner import Result
 from harness.sizing import Packing
 from harness.space import find_space
 from harness.study import ATTEMPTS, Study

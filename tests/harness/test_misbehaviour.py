@@ -14,9 +14,8 @@ from harness.check import judged, problem_checks
 from harness.door import checked, require_declared
 from harness.errors import PluginError
 from harness.plugins import Plugins
-from harness.problem import Metric
 from harness.record import load_record
-from harness.runner import Result
+from harness.result import Metric, Result
 from tests.harness.test_study import SPACE, arguments, harness
 from tests.harness.toy_plugin import ToyQuadratic
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from harness.cli import main
 from harness.progress import Progress, share, tally_table
+from harness.result import Tally
 from harness.spec import StudySpec, read_spec
-from harness.study import Tally
 from harness.worker import Worker
 
 WORDS = ["run", "quadratic", "--set", "upper_dim=6", "--set", "lower_dim=5", "--executor", "inline"]

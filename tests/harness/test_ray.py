@@ -18,8 +18,8 @@ from ray import tune
 from harness.errors import HarnessError
 from harness.nodes import Nodes
 from harness.ray_executor import SCRATCH, StudySearcher, _clean, _start, gpu_share
+from harness.result import failed
 from harness.rules import Rules
-from harness.runner import failed
 from harness.trainable import ASIDE, BROKEN, NODE, RESULTS, SHIFT, Board, PackTrainable
 from harness.travel import begun, packed, unpacked
 from harness.watchdog import Waiting

@@ -17,8 +17,9 @@ from harness.budget import KINDS
 from harness.check import Counting
 from harness.meter import Meter
 from harness.recall import ByBatch, ByExample
+from harness.result import Result
 from harness.rules import Rules
-from harness.runner import Result, run_pack
+from harness.runner import run_pack
 from harness.streams import Streams
 from problems.equilibrium import Equilibrium
 from solvers.amigo import Amigo

@@ -23,7 +23,7 @@ from harness.journal import Journal, append, mend, sealed
 from harness.points import POINTS, Points, points_line
 from harness.record import JOURNAL, RESULT, SEAL, _column, _Columns, load_record, result_from_json, tell
 from harness.repair import repair
-from harness.runner import Result
+from harness.result import Result
 from harness.spec import NAME, read_spec
 from recipes import corruptions
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from harness.errors import HarnessError
+from harness.result import Result
 from harness.rules import Rules
-from harness.runner import Result, run_pack
+from harness.runner import run_pack
 from harness.sizing import Packing, pack_bytes
 from problems.quadratic import Quadratic
 from solvers.bsgm import Bsgm

@@ -16,8 +16,9 @@ from harness.check import CPU, F64
 from harness.meter import Meter
 from harness.oracle import Oracle
 from harness.params import check_values
-from harness.problem import Metric, Problem
+from harness.problem import Problem
 from harness.recall import ByBatch
+from harness.result import Metric
 from harness.solver import Solver
 from harness.streams import Streams, generator
 
