@@ -29,7 +29,8 @@ from recipes import corruptions
 
 ENTRY = {"op_code": 0, "worker_id": "w"}
 BARE = b'{"op_code":0,"worker_id":"w"}\n'
-TABLE3 = Path(__file__).parents[2] / "docs" / "results" / "table3"
+OLD = Path(__file__).parent / "old_study"
+"""Recorded before curves had a file of their own, lines a seal and data poisoning a choice of balls."""
 
 
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
@@ -139,10 +140,10 @@ def test_a_result_of_another_trial_is_refused(study: Path, tmp_path: Path) -> No
 
 def test_a_record_from_before_there_were_seals_is_read_and_sealed(tmp_path: Path) -> None:
     """And where it is damaged, what stands before the damage is kept."""
-    shutil.copytree(TABLE3, tmp_path / "s", ignore=shutil.ignore_patterns("report"))
+    shutil.copytree(OLD, tmp_path / "s")
     journal = tmp_path / "s" / JOURNAL
     lines = journal.read_bytes().splitlines(keepends=True)
-    whole = load_record(TABLE3)
+    whole = load_record(OLD)
     repair(tmp_path / "s")
     again = load_record(tmp_path / "s")
     assert again.trials.equals(whole.trials) and again.curves.equals(whole.curves)

@@ -22,7 +22,8 @@ from harness.study import Study
 from harness.worker import make_context
 
 TOY = Path(__file__).parent / "toy_plugin.py"
-TABLE3 = Path(__file__).parents[2] / "docs" / "results" / "table3"
+OLD = Path(__file__).parent / "old_study"
+"""Recorded before curves had a file of their own, lines a seal and data poisoning a choice of balls."""
 SPACE = """
 [toy_solver]
 steps = { low = 1, high = 30 }
@@ -240,8 +241,8 @@ def configurations(study: Study) -> dict[str, dict[str, object]]:
 
 def test_a_fresh_study_draws_the_configurations_that_were_recorded(tmp_path: Path) -> None:
     """With the defaults of parameters that there were not when they were recorded."""
-    recorded = load_record(TABLE3).trials.set_index("trial").filter(like="param.").T
-    drawn = configurations(study_of(tmp_path, read_spec(TABLE3)))
+    recorded = load_record(OLD).trials.set_index("trial").filter(like="param.").T
+    drawn = configurations(study_of(tmp_path, read_spec(OLD)))
     assert set(drawn) == set(recorded) and len(drawn) == 180
     for trial, config in drawn.items():
         old = recorded[trial].dropna().rename(lambda name: name.removeprefix("param.")).to_dict()
@@ -252,7 +253,7 @@ def test_an_interrupted_trial_keeps_its_number_and_its_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.record.require_same", lambda *_: None)
-    spec = read_spec(TABLE3).model_copy(update={"trials": 4})
+    spec = read_spec(OLD).model_copy(update={"trials": 4})
     other = spec.model_copy(update={"search_seed": 5})
     for folder in ("s", "fresh"):
         (tmp_path / folder).mkdir()
@@ -299,7 +300,7 @@ def test_a_kind_that_an_old_folder_lacks_has_price_1(tmp_path: Path, monkeypatch
 
 def test_a_folder_older_than_an_option_or_a_parameter_has_its_default() -> None:
     """The study of Table 3 is older than the option `ball` and the parameter `upper_batch_size`."""
-    old = read_spec(TABLE3)
+    old = read_spec(OLD)
 
     def asked(*options: str) -> list[str]:
         context = make_context("data_poisoning", options, [], None, 2, "cpu", old.rules, 0.0)
@@ -314,7 +315,7 @@ def test_a_folder_older_than_an_option_or_a_parameter_has_its_default() -> None:
 
 
 def test_the_layout_of_recorded_studies_is_kept() -> None:
-    old, read = json.loads((TABLE3 / NAME).read_text()), read_spec(TABLE3).model_dump()
+    old, read = json.loads((OLD / NAME).read_text()), read_spec(OLD).model_dump()
     assert set(read) == {*old, "source", "evaluate_at"}
     assert read["budget"] == 2_000_000 and read["curves"] == 20
 
