@@ -187,6 +187,8 @@ def run_study(
     for solver in solvers.values():
         require_defined(solver, plugins.problem(context.problem))
     spec = make_spec(context, search, plugins.problem(context.problem), solvers, space_file)
+    if execution.share != WHOLE and spec.sampler == "tpe":
+        raise HarnessError("--shard: tpe learns from all trials; use the sampler random, sobol or grid")
     problem = _set_up(context, dry_run)
     for solver in solvers.values():
         require_defined(solver, problem)
@@ -211,8 +213,6 @@ def run_study(
             execution.share,
         )
         return 0
-    if execution.share != WHOLE and spec.sampler == "tpe":
-        raise HarnessError("--shard: tpe learns from all trials; use the sampler random, sobol or grid")
     again = Again(list(solvers), retry, _redone(redo, solvers))
     with locked(out, spec, again) as whole:
         study = Study(out, whole, problem, solvers, packing, execution.share)

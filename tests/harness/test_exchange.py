@@ -84,6 +84,14 @@ def test_a_shard_goes_on_as_the_whole(run: Any) -> None:
         pd.testing.assert_frame_equal(one, two)
 
 
+def test_a_shard_of_tpe_is_refused_before_the_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--sampler", "tpe", "--shard", "1/2", "--data-dir", tmp_path, "--out", tmp_path / "s"]
+    assert harness(monkeypatch, "run", "data_poisoning", *words) == 2
+    assert "--shard: tpe learns from all trials" in capsys.readouterr().err and not (tmp_path / "s").exists()
+
+
 def test_an_exported_study_reports_the_same_elsewhere(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """And with another's: as the study that has the solvers of both."""
     whole, first = run("whole"), run("first", "--solvers", "toy_solver")
