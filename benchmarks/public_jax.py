@@ -50,10 +50,11 @@ def objective(
 
 
 class Epoch(NamedTuple):
-    """seconds: that its upper iterations took. x: the upper variable after them."""
+    """seconds: that its upper iterations took. x, y: the variables after them."""
 
     seconds: float
     x: np.ndarray
+    y: np.ndarray
 
 
 def run(
@@ -79,7 +80,7 @@ def run(
         nonlocal begun
         x = np.asarray(solver.outer_var) if begun else np.empty(0)  # waits for it
         if begun:
-            found.append(Epoch(time.perf_counter() - begun, x))
+            found.append(Epoch(time.perf_counter() - begun, x, np.asarray(solver.inner_var)))
         begun = time.perf_counter()
         return len(found) < epochs
 
