@@ -80,10 +80,10 @@ def pilot(
     configs: Configs,
     rules: Rules,
     packing: Packing,
-    device: str,
+    scoring: Scoring,
     seconds: float,
 ) -> Timing:
-    """Time some configurations of a solver for about `seconds`.
+    """Time some configurations of a solver for about `seconds`, the scoring apart.
 
     Configurations whose first upper iteration does not fit in the budget take no time."""
     begun = time.perf_counter()
@@ -95,10 +95,10 @@ def pilot(
         if speeds and left < seconds / 4:
             break
         n = int(place * len(packs))
-        speeds[float(costs[n].mean())] = _speed(problem, solver, packs[n], rules, device, left / 2)
+        speeds[float(costs[n].mean())] = _speed(problem, solver, packs[n], rules, scoring.device, left / 2)
     if not packs:
         return Timing(np.zeros(len(configs)), 0.0, 0.0)
-    evaluation, curve = _scoring(problem, packs[len(packs) // 2], rules, device, seconds / 4)
+    evaluation, curve = scoring.of(len(packs[len(packs) // 2]))
     search = np.concatenate([_search(rules.budget, cost, _at(cost.mean(), speeds)) for cost in costs])
     return Timing(np.pad(search, (0, len(configs) - len(search))), evaluation, curve)
 
@@ -247,15 +247,28 @@ class _Steps:
         return self.clock() - begun, priced
 
 
-def _scoring(
-    problem: Problem, pack: Configs, rules: Rules, device: str, seconds: float
-) -> tuple[float, float]:
-    """Seconds per trial of the evaluation, and of a point of a curve; in a pack where there is time."""
-    alone, curve = _scored(problem, 1, rules, device)
-    if len(pack) == 1 or (alone[0] + curve[0]) * len(pack) > seconds:
-        return alone[1], curve[1]
-    several = [_scored(problem, len(pack), rules, device) for _ in range(REPEATS)]
-    return min(evaluation[1] for evaluation, _ in several), min(curve[1] for _, curve in several)
+class Scoring:
+    """What the evaluation and a point of a curve take, the same for all solvers: timed once for about
+    `seconds`, in as large a pack as that allows."""
+
+    def __init__(self, problem: Problem, rules: Rules, device: str, seconds: float) -> None:
+        self.problem, self.rules, self.device, self.seconds = problem, rules, device, seconds
+        self._found: dict[int, tuple[float, float]] = {}
+        self._alone: float | None = None
+
+    def of(self, trials: int) -> tuple[float, float]:
+        """Seconds per trial of the evaluation, and of a point of a curve, in a pack of so many."""
+        if self._alone is None:
+            taken, self._found[1] = self._timed(1)
+            self._alone = max(taken, 1e-9)
+        size = max(1, min(trials, int(self.seconds / self._alone)))
+        if size not in self._found:
+            _, self._found[size] = min(self._timed(size) for _ in range(REPEATS))
+        return self._found[size]
+
+    def _timed(self, trials: int) -> tuple[float, tuple[float, float]]:
+        (evaluation, whole), (curve, point) = _scored(self.problem, trials, self.rules, self.device)
+        return evaluation + curve, (whole, point)
 
 
 def _scored(

@@ -15,7 +15,7 @@ from rich.text import Text
 from harness.draws import draws
 from harness.folder import agreed
 from harness.params import check_values
-from harness.pilot import pilot
+from harness.pilot import Scoring, pilot
 from harness.problem import Problem
 from harness.record import read_trials
 from harness.runner import first_cost
@@ -57,10 +57,11 @@ def print_plan(
     table = Table("solver", box=None, header_style="bold")
     for head in ("trials", "samples at most", "time each", "all"):
         table.add_column(head, justify="right")
+    scoring = Scoring(problem, spec.rules, device, SECONDS / 4)
     total, bytes_needed = 0.0, 0.0
     for name, plugin in solvers.items():
         configs = _drawn(whole, name, plugin, max(FEWEST, min(MOST, DRAWN // len(solvers), whole.trials)))
-        timing = pilot(problem, plugin, configs, spec.rules, packing, device, SECONDS / len(solvers))
+        timing = pilot(problem, plugin, configs, spec.rules, packing, scoring, SECONDS / len(solvers))
         trial = timing.seconds(spec.rules.curves)
         total += trial * missing[name]
         bytes_needed = max(bytes_needed, _packed_bytes(problem, plugin, configs, spec.rules.seed, packing))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.cli import main
-from harness.pilot import pilot
+from harness.pilot import Scoring, pilot
 from harness.plugins import Plugins
 from harness.record import load_record
 from harness.rules import Rules
@@ -76,7 +76,7 @@ def test_what_is_timed_is_what_it_takes(
     solver = Plugins().solver("bsgm")
     configs = [BATCHES | SIZES | {"lower_steps": t, "system_steps": t} for t in lower_steps]
     rules = Rules(3000, {}, 1, curves=0)
-    timing = pilot(problem, solver, configs, rules, Packing(4), "cpu", 0.3)
+    timing = pilot(problem, solver, configs, rules, Packing(4), Scoring(problem, rules, "cpu", 0.1), 0.3)
     results = run_pack(problem, solver, configs, rules, torch.device("cpu"), problem.dtype)
     taken = sum(result.seconds for result in results)
     assert taken / 3 < float(timing.search.sum()) < taken * 3
@@ -87,7 +87,8 @@ def test_what_does_not_fit_takes_no_time() -> None:
     problem.setup(None, 1, torch.device("cpu"), problem.dtype)
     config = BATCHES | SIZES | {"lower_steps": 50, "system_steps": 50}
     rules = Rules(10, {}, 1, curves=0)
-    timing = pilot(problem, Plugins().solver("bsgm"), [config], rules, Packing(4), "cpu", 0.1)
+    scoring = Scoring(problem, rules, "cpu", 0.1)
+    timing = pilot(problem, Plugins().solver("bsgm"), [config], rules, Packing(4), scoring, 0.1)
     assert np.array_equal(timing.search, [0.0]) and timing.seconds(20) == 0.0
 
 
@@ -97,8 +98,31 @@ def test_what_is_broken_off_is_forgotten() -> None:
     problem.setup(None, 1, torch.device("cpu"), problem.dtype)
     config = BATCHES | SIZES | {"lower_steps": 50_000, "system_steps": 50_000}
     rules = Rules(1e6, {}, 1, curves=0)
+    scoring = Scoring(problem, rules, "cpu", 0.1)
     timings = [
-        pilot(problem, Plugins().solver("bsgm"), [config], rules, Packing(1), "cpu", seconds).search[0]
+        pilot(problem, Plugins().solver("bsgm"), [config], rules, Packing(1), scoring, seconds).search[0]
         for seconds in (0.1, 0.4)
     ]
     assert min(timings) > 1 and max(timings) < 4 * min(timings)
+
+
+def test_scoring_is_timed_once_in_as_large_a_pack_as_there_is_time_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = Quadratic(upper_dim=5, lower_dim=4)
+    problem.setup(None, 1, torch.device("cpu"), problem.dtype)
+    packs: list[int] = []
+
+    def half_of_it(x: torch.Tensor, y: torch.Tensor) -> float:
+        packs.append(len(x))
+        begun = time.process_time()
+        while time.process_time() - begun < 0.02 * len(x) ** 0.5:  # a pack of four takes twice one trial's
+            pass
+        return 0.5
+
+    monkeypatch.setattr(problem, "part_of_evaluation", half_of_it)
+    scoring = Scoring(problem, Rules(3000, {}, 1, curves=0), "cpu", 0.1)
+    evaluation, _ = scoring.of(8)
+    assert packs[0] == 1 and len(set(packs[1:])) == 1 and 2 <= packs[1] <= 5
+    assert 0.9 < evaluation / (2 * 0.02 / packs[1] ** 0.5) < 2
+    assert scoring.of(8) == scoring.of(7) and scoring.of(1)[0] > evaluation and len(packs) == 3
