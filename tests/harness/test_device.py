@@ -18,7 +18,7 @@ from harness.rules import Rules
 from harness.sizing import MOST_ON_CPU, SHARE, Packing, auto_packing
 from harness.spec import StudySpec
 from harness.worker import Context
-from tests.harness.test_study import TABLE3
+from tests.harness.test_study import OLD
 
 CUDA = torch.device("cuda")
 
@@ -77,7 +77,7 @@ def test_a_study_of_a_gpu_that_is_not_here_is_replayed_on_the_cpu_with_a_word(
     monkeypatch.setattr("harness.commands.Worker", stop)
     monkeypatch.setattr("harness.commands.read_results", _on_a_gpu)
     with pytest.raises(HarnessError, match="on cpu"):
-        replay_trial(TABLE3, "bsgm/26", 1e-3, [], None, "study")
+        replay_trial(OLD, "bsgm/26", 1e-3, [], None, "study")
     assert "the study ran on a GPU, and none is here" in capsys.readouterr().err
 
 
