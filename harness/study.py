@@ -1,4 +1,4 @@
-"""The driver of a study: which configurations are next, what has been told, and who may write."""
+"""The driver of a study: which configurations are next, and what has been told."""
 
 from __future__ import annotations
 
