@@ -22,10 +22,7 @@ from harness.exchange import read_results
 from harness.options import one_of, pairs, positive
 from harness.params import parameters
 from harness.plugins import Plugins, kept_source, require_source
-from harness.record import (
-    Results,
-    result_from_json,
-)
+from harness.record import Results, result_from_json
 from harness.result import DIED, Result
 from harness.solver import Solver, oversized, require_defined
 from harness.space import Space, complete, find_space

@@ -254,14 +254,14 @@ class Scoring:
     def __init__(self, problem: Problem, rules: Rules, device: str, seconds: float) -> None:
         self.problem, self.rules, self.device, self.seconds = problem, rules, device, seconds
         self._found: dict[int, tuple[float, float]] = {}
-        self._alone: float | None = None
+        self._most = 1
 
     def of(self, trials: int) -> tuple[float, float]:
         """Seconds per trial of the evaluation, and of a point of a curve, in a pack of so many."""
-        if self._alone is None:
-            taken, self._found[1] = self._timed(1)
-            self._alone = max(taken, 1e-9)
-        size = max(1, min(trials, int(self.seconds / self._alone)))
+        if not self._found:
+            alone, self._found[1] = self._timed(1)
+            self._most = max(1, int(self.seconds / max(alone, 1e-9)))
+        size = min(trials, self._most)
         if size not in self._found:
             _, self._found[size] = min(self._timed(size) for _ in range(REPEATS))
         return self._found[size]

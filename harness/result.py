@@ -1,4 +1,5 @@
-"""What a trial gave, and what it is called. No torch here: whoever reads a study needs none."""
+"""What a trial gave, what its numbers are called, and how far a solver has come. No torch here: whoever
+reads a study needs none."""
 
 from __future__ import annotations
 

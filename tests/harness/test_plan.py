@@ -112,17 +112,17 @@ def test_scoring_is_timed_once_in_as_large_a_pack_as_there_is_time_for(
     problem = Quadratic(upper_dim=5, lower_dim=4)
     problem.setup(None, 1, torch.device("cpu"), problem.dtype)
     packs: list[int] = []
+    now = 0.0
 
     def half_of_it(x: torch.Tensor, y: torch.Tensor) -> float:
+        nonlocal now
         packs.append(len(x))
-        begun = time.process_time()
-        while time.process_time() - begun < 0.02 * len(x) ** 0.5:  # a pack of four takes twice one trial's
-            pass
+        now += 0.02 * len(x) ** 0.5  # a pack of four takes twice one trial's
         return 0.5
 
     monkeypatch.setattr(problem, "part_of_evaluation", half_of_it)
-    scoring = Scoring(problem, Rules(3000, {}, 1, curves=0), "cpu", 0.1)
-    evaluation, _ = scoring.of(8)
-    assert packs[0] == 1 and len(set(packs[1:])) == 1 and 2 <= packs[1] <= 5
-    assert 0.9 < evaluation / (2 * 0.02 / packs[1] ** 0.5) < 2
-    assert scoring.of(8) == scoring.of(7) and scoring.of(1)[0] > evaluation and len(packs) == 3
+    monkeypatch.setattr("harness.pilot._clock", lambda device: lambda: now)
+    scoring = Scoring(problem, Rules(3000, {}, 1, curves=0), "cpu", 0.09)
+    assert scoring.of(8) == (pytest.approx(0.02 * 4**0.5 / 0.5 / 4), 0.0)
+    assert scoring.of(8) == scoring.of(7) and scoring.of(1)[0] == pytest.approx(0.02 / 0.5)
+    assert packs == [1, 4, 4]
