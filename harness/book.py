@@ -8,6 +8,7 @@ once; the file is Optuna's, which optuna-dashboard and `optuna.load_study` open.
 from __future__ import annotations
 
 import json
+import marshal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,18 +29,34 @@ RUNNING, COMPLETE, FAILED = 0, 1, 3
 OPEN = (RUNNING, 4)
 Distributions = Mapping[str, "BaseDistribution"]
 Entry = dict[str, Any]
+NOTHING = marshal.dumps({})
 
 
 @dataclass(slots=True)
 class Trial:
-    """number: in its study; place: among all trials of the journal; value: None where it failed."""
+    """number: in its study; place: among all trials of the journal; value: None where it failed. Attributes
+    are packed: those of a hundred thousand trials as dictionaries fill a memory."""
 
     number: int
     place: int
     params: dict[str, Any]
-    attributes: dict[str, Any]
     told: bool = False
     value: float | None = None
+    _packed: bytes = NOTHING
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """A copy."""
+        found: dict[str, Any] = marshal.loads(self._packed)
+        return found
+
+    def note(self, attributes: Mapping[str, Any]) -> None:
+        """Add them to its attributes."""
+        self._packed = marshal.dumps({**self.attributes, **attributes})
+
+    def forget(self) -> None:
+        """A driver has no use for what is told."""
+        self._packed = NOTHING
 
 
 @dataclass
@@ -99,7 +116,8 @@ class Book:
             trials = self._studies[entry["study_id"]].trials
             given, kinds = entry.get("params", {}), entry.get("distributions", {})
             params = {intern(name): _external(given[name], kinds[name]) for name in given}
-            trial = Trial(len(trials), len(self._trials), params, _shared(entry.get("user_attrs", {})))
+            trial = Trial(len(trials), len(self._trials), params)
+            trial.note(entry.get("user_attrs", {}))
             self._close(trial, entry.get("state", RUNNING), entry.get("values") or [entry.get("value")])
             trials.append(trial)
             self._trials.append(trial)
@@ -111,7 +129,7 @@ class Book:
                 value = _external(entry["param_value_internal"], entry["distribution"])
                 trial.params[intern(entry["param_name"])] = value
             elif operation == ATTRIBUTE:
-                trial.attributes |= _shared(entry["user_attr"])
+                trial.note(entry["user_attr"])
             else:
                 self._close(trial, entry["state"], entry["values"] or [None])
         elif operation not in PASSED_OVER:
@@ -216,12 +234,3 @@ def _external(internal: float, distribution: str) -> Any:
 def _kind(distribution: str) -> tuple[str, list[Any] | None]:
     told = json.loads(distribution)
     return told["name"], told["attributes"].get("choices")
-
-
-def _shared(values: dict[str, Any]) -> dict[str, Any]:
-    """The same, with one copy of each name: a hundred thousand results have a few dozen names."""
-    found = dict(zip(map(intern, values), values.values(), strict=True))
-    for name, inner in found.items():
-        if isinstance(inner, dict):
-            found[name] = _shared(inner)
-    return found

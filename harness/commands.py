@@ -167,12 +167,12 @@ def _find(place: Path, spec: StudySpec, results: Results, trial: str) -> Result:
     solver = trial.partition("/")[0]
     if solver not in spec.solvers:
         raise HarnessError(f"{place} has no solver {solver!r}; {nearest(solver, spec.solvers)}")
-    known = {f"{name}/{number}": one.head for (name, number), one in results.items()}
+    known = {f"{name}/{number}": one for (name, number), one in results.items()}
     if trial not in known:
         raise HarnessError(
             f"{place} has no recorded trial {trial!r}; expected SOLVER/NUMBER, e.g. {solver}/0"
         )
-    return result_from_json(known[trial])
+    return result_from_json(known[trial].head())
 
 
 def _compare(old: Result, new: Result, tolerance: float) -> list[str]:

@@ -56,10 +56,7 @@ def export(folder: Path, out: Path) -> int:
         raise HarnessError(f"{folder} has no recorded trial yet; run it first")
     if out.exists():
         raise HarnessError(f"--out {out} exists already; remove it, or give another name")
-    rows = [
-        (*key, one.head["state"], float(one.head["objective"]), _text(one.head), one.line().decode())
-        for key, one in results.items()
-    ]
+    rows = [(*key, *_cells(one)) for key, one in results.items()]
     table = pyarrow.table(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
     table = table.replace_schema_metadata({SPEC_KEY: spec.model_dump_json()})
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +64,10 @@ def export(folder: Path, out: Path) -> int:
     return len(rows)
 
 
-def _text(head: dict[str, Any]) -> str:
-    return json.dumps(head, separators=(",", ":"))
+def _cells(one: Told) -> tuple[str, float, str, str]:
+    head = one.head()
+    result = json.dumps(head, separators=(",", ":"))
+    return head["state"], float(head["objective"]), result, one.line().decode()
 
 
 def read_results(place: Path) -> tuple[StudySpec, Results]:
@@ -88,7 +87,7 @@ def _read_file(path: Path) -> tuple[StudySpec, Results]:
         spec = StudySpec.model_validate_json((table.schema.metadata or {})[SPEC_KEY])
         found = dict(_rows(table))
         for one in found.values():
-            result_from_json(one.head)
+            result_from_json(one.head())
             read_line(one.line())
     except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError, ValidationError) as error:
         raise HarnessError(
@@ -99,14 +98,13 @@ def _read_file(path: Path) -> tuple[StudySpec, Results]:
 
 def _rows(table: pyarrow.Table) -> Iterator[tuple[tuple[str, int], Told]]:
     """Results of files from before there was a column of points hold these themselves."""
-    held = "points" in table.column_names
-    for row in table.select([name for name in COLUMNS if held or name != "points"]).to_pylist():
-        head = json.loads(row["result"])
-        if held:
-            line = row["points"].encode()
-        else:
-            line = points_line(head["trial"], *(columns(head.pop(kind, [])) for kind in KINDS))
-        yield (str(row["solver"]), int(row["number"])), Told(head, partial(bytes, line))
+    for row in table.select([name for name in COLUMNS if name in table.column_names]).to_pylist():
+        text, line = row["result"], row.get("points")
+        if line is None:
+            head = json.loads(text)
+            line = points_line(head["trial"], *(columns(head.pop(kind, [])) for kind in KINDS)).decode()
+            text = json.dumps(head)
+        yield (str(row["solver"]), int(row["number"])), Told(partial(json.loads, text), line.encode)
 
 
 def combined(places: Sequence[Path]) -> tuple[StudySpec, Results]:
@@ -139,7 +137,7 @@ def _require_agreement(one: Results, two: Results, place: Path) -> None:
 def _lasting(one: Told) -> list[dict[str, Any]]:
     """A result without what a second run of it may change."""
     points = read_line(one.line())
-    parts = [one.head, *(points[kind] for kind in KINDS)]
+    parts = [one.head(), *(points[kind] for kind in KINDS)]
     return [{key: value for key, value in part.items() if key not in OF_THE_RUN} for part in parts]
 
 
@@ -154,7 +152,7 @@ def merge(out: Path, places: Sequence[Path]) -> dict[str, int]:
         scratch.mkdir()
         seals = Points(scratch).append([one.line() for one in results.values()])
         sealed = zip(results.items(), seals, strict=True)
-        heads = {key: one.head | {SEAL: seal} for (key, one), seal in sealed}
+        heads = {key: one.head() | {SEAL: seal} for (key, one), seal in sealed}
         trials = {solver: list(trials_of(spec, solver, heads, {})) for solver in spec.solvers}
         write_journal(scratch, spec, {solver: made for solver, made in trials.items() if made})
         spec.write(scratch)

@@ -33,6 +33,8 @@ EARLIER = "earlier"
 SPEC = "specification"
 SEAL = "points"
 """Of a result in the journal: the seal of its line of points, "" where it has none."""
+ROWS = 20_000
+"""Of a frame that are made arrays at once."""
 
 
 def _no_rows() -> pd.DataFrame:
@@ -100,12 +102,13 @@ def require_own(folder: Path, spec: StudySpec, solver: str, trial: Trial) -> Non
 def own(spec: StudySpec, solver: str, trial: Trial) -> bool:
     """Whether a told trial's result names it, and agrees with what Optuna knows of it."""
     try:
-        result, name = result_of(trial), f"{solver}/{trial.number}"
+        head, name = trial.attributes[RESULT], f"{solver}/{trial.number}"
+        result = result_from_json(head)
         listed = spec.solvers[solver].configs[trial.number] if spec.sampler == LISTING else {}
         searched = {key: result.config[key] for key in [*trial.params, *listed]}
         drawn = trial.params | (spec.solvers[solver].published if trial.number == 0 else {}) | listed
         score = None if result.state == "failed" else result.objective
-        found = searched, score, trial.attributes[RESULT].get(TRIAL, name)
+        found = searched, score, head.get(TRIAL, name)
         return found == ({key: drawn[key] for key in searched}, trial.value, name)
     except (LookupError, TypeError, ValueError, AttributeError):
         return False
@@ -129,10 +132,10 @@ def require_points(folder: Path, trials: Mapping[str, Sequence[Trial]]) -> dict[
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Told:
-    """A result as the record holds it. head: all but curve and evaluations, plain, with the trial's name;
-    line: reads these, as a line of points."""
+    """A result as the record holds it, read when it is wanted: a hundred thousand fill a memory. head: all
+    but curve and evaluations, plain, with the trial's name; line: these, as a line of points."""
 
-    head: dict[str, Any]
+    head: Callable[[], dict[str, Any]]
     line: Callable[[], bytes]
 
 
@@ -149,19 +152,25 @@ def results_in(folder: Path, spec: StudySpec) -> Results:
     for solver, some in trials.items():
         for trial in filter(lambda one: one.told, some):
             found[solver, trial.number] = _told(solver, trial, places, points)
-            trial.attributes.clear()  # a result is large, and held once
     return found
 
 
 def _told(solver: str, trial: Trial, places: Mapping[str, int], points: Points) -> Told:
-    """A result of the journal. Those from before they named their trial do now; those that hold their points
-    themselves, from before these had a file, no longer do."""
-    head = named(solver, trial)
-    seal = head.pop(SEAL, None)
+    """A result of the journal."""
+    seal = trial.attributes[RESULT].get(SEAL)
     if seal is None:
-        curves = [columns(head.pop(kind, [])) for kind in CURVES]
-        return Told(head, partial(points_line, head[TRIAL], *curves))
-    return Told(head, partial(points.line, places[seal]) if seal else bytes)
+        return Told(partial(_head, solver, trial), partial(_line, solver, trial))
+    return Told(partial(_head, solver, trial), partial(points.line, places[seal]) if seal else bytes)
+
+
+def _head(solver: str, trial: Trial) -> dict[str, Any]:
+    return {key: value for key, value in named(solver, trial).items() if key not in (SEAL, *CURVES)}
+
+
+def _line(solver: str, trial: Trial) -> bytes:
+    """Of a result that holds its points itself, from before these had a file."""
+    head = named(solver, trial)
+    return points_line(head[TRIAL], *(columns(head.get(kind, [])) for kind in CURVES))
 
 
 def named(solver: str, trial: Trial) -> dict[str, Any]:
@@ -180,7 +189,7 @@ def tell(book: Book, points: Points, solver: str, results: Sequence[tuple[Trial,
         entries += closed(trial, attributes, None if result.state == "failed" else result.objective)
     book.write(entries)
     for trial, _ in results:
-        trial.attributes.clear()
+        trial.forget()
 
 
 def points_of(trial: str, result: Result) -> bytes:
@@ -230,25 +239,31 @@ def record_of(spec: StudySpec, results: Results) -> Record:
     """results: used up, since a hundred thousand of them are large."""
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
     frames = {kind: _Columns() for kind in CURVES}
-    for solver, number in list(results):
-        one = results.pop((solver, number))
-        identity = {"solver": solver, "number": number, "trial": f"{solver}/{number}"}
-        rows.append(identity | _row(spec, result_from_json(one.head)))
+    for (solver, number), one in results.items():
         points = read_line(one.line())
         for kind, frame in frames.items():
-            frame.add(identity, points[kind])
-    trials = pd.DataFrame(rows)
-    rows.clear()
+            frame.add(_identity(solver, number), points[kind])
     curves, evaluations = (frames[kind].frame() for kind in CURVES)
+    rows: list[dict[str, Any]] = []
+    parts: list[pd.DataFrame] = []
+    for solver, number in list(results):
+        result = result_from_json(results.pop((solver, number)).head())
+        rows.append(_identity(solver, number) | _row(spec, result))
+        if len(rows) == ROWS:
+            parts.append(pd.DataFrame(rows))
+            rows.clear()
+    parts.append(pd.DataFrame(rows))
+    trials = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
     return Record(spec.model_dump(), trials, curves, evaluations)
+
+
+def _identity(solver: str, number: int) -> dict[str, Any]:
+    return {"solver": solver, "number": number, "trial": f"{solver}/{number}"}
 
 
 class _Columns:
     """The points of many trials, made arrays of as they come: millions of Python's numbers fill a memory."""
-
-    ROWS = 20_000
 
     def __init__(self) -> None:
         self._held: dict[str, list[Any]] = {}
@@ -264,7 +279,7 @@ class _Columns:
             held += [None] * (self._rows - len(held))
             held += values
         self._rows += rows
-        if self._rows >= self.ROWS:
+        if self._rows >= ROWS:
             self._pack()
 
     def _pack(self) -> None:

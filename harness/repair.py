@@ -96,7 +96,9 @@ def reopen(folder: Path, old: StudySpec, new: StudySpec, again: Again) -> None:
 
 def _opened(solver: str, trial: Trial) -> Trial:
     earlier = [*trial.attributes.get(EARLIER, []), named(solver, trial)]
-    return Trial(trial.number, trial.place, trial.params, {EARLIER: earlier})
+    found = Trial(trial.number, trial.place, trial.params)
+    found.note({EARLIER: earlier})
+    return found
 
 
 # --- what is damaged
@@ -222,10 +224,12 @@ def trials_of(
     searched = [] if spec.sampler == LISTING else list(spec.spaces()[solver].searched())
     numbers = [number for name, number in heads if name == solver]
     for number in range(max(numbers, default=-1) + 1):
-        before = earlier.get(f"{solver}/{number}")
-        trial = Trial(number, number, {}, {EARLIER: before} if before else {})
+        trial = Trial(number, number, {})
+        if before := earlier.get(f"{solver}/{number}"):
+            trial.note({EARLIER: before})
         if (head := heads.get((solver, number))) is not None:
-            trial.attributes[RESULT], trial.told = head, True
+            trial.note({RESULT: head})
+            trial.told = True
             trial.params = {name: head["config"][name] for name in searched if name in head["config"]}
             trial.value = None if head["state"] == "failed" else float(head["objective"])
         yield trial

@@ -75,7 +75,7 @@ class Study:
             for trial in some:
                 if trial.told and solver in self.tallies and self.share.has(trial.number):
                     self.tallies[solver].add(result_of(trial))
-                trial.attributes.clear()
+                trial.forget()
 
     def _open(self, solver: str) -> OptunaStudy:
         mine = {SPEC: self.spec.of(solver).model_dump(mode="json")}

@@ -137,7 +137,7 @@ def samples_needed(views: dict[str, View], solvers: list[str]) -> statistics.Flo
     """`(tasks, solvers)`: expected running time to every target of every study; inf: not reached."""
     tasks = []
     for view in views.values():
-        points = {s: view.judged_of(s) for s in solvers}
+        points = {s: view.judged[s] for s in solvers}
         for goal in view.targets:
             found = [
                 statistics.samples_to_target(points[s], f"metric.{view.objective}", goal) for s in solvers

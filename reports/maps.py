@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike
 from reports import figures, panels, statistics, text
 from reports.figures import Picture
 from reports.statistics import Floats
-from reports.tables import FEWEST, importances_of
-from reports.view import View
+from reports.view import FEWEST, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +53,7 @@ def map_figures(view: View) -> list[Picture]:
 
 def two_that_matter(view: View, solver: str) -> list[str]:
     """The two searched numbers of largest importance; empty where they are not known."""
-    known = importances_of(view, solver)
+    known = view.importances[solver]
     choices = {name: view.space(solver)[name].get("choices", [0, 1]) for name in known}
     numbers = [n for n, c in choices.items() if len(set(c)) > 1 and not any(isinstance(v, str) for v in c)]
     ordered = sorted(numbers, key=lambda name: -known[name])
@@ -77,10 +76,11 @@ def parameter_map(axes: Axes, view: View, solver: str, norm: Normalize | None = 
     edges = [r.value(np.linspace(0, 1, CELLS + 1)) for r in ranges]
     shown = np.minimum(ground(points, values), norm.vmax or 0.0)
     axes.pcolormesh(*edges, shown, alpha=0.55, linewidth=0, rasterized=True, **style)
-    there = np.isfinite(values)
-    across, up = along
-    axes.scatter(across[there], up[there], c=values[there], s=14, edgecolors="black", linewidths=0.4, **style)
-    axes.scatter(across[~there], up[~there], marker="x", color="black", s=12, linewidths=0.7)
+    there, (across, up) = np.isfinite(values), along
+    marks: dict[str, Any] = {"rasterized": len(values) > panels.MANY}
+    dots, crosses = marks | {"s": 14, "linewidths": 0.4}, marks | {"s": 12, "linewidths": 0.7}
+    axes.scatter(across[there], up[there], c=values[there], edgecolors="black", **dots, **style)
+    axes.scatter(across[~there], up[~there], marker="x", color="black", **crosses)
     if ranges[0].log:
         panels.log_axis(axes)
     panels.scale(axes, "log" if ranges[1].log else "linear")

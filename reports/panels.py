@@ -104,7 +104,7 @@ def spreads(view: View, metric: str) -> Spreads:
     """Of every solver: 20, 50 and 80 % of its trials on `view.grid`."""
     found = {}
     for solver in view.solvers:
-        values = statistics.on_grid(view.judged_of(solver), f"metric.{metric}", view.grid)
+        values = statistics.on_grid(view.judged[solver], f"metric.{metric}", view.grid)
         found[solver] = statistics.quantiles(values, (0.2, 0.5, 0.8))
     return found
 
@@ -123,7 +123,7 @@ def curve(axes: Axes, view: View, solver: str, metric: str, known: Spreads | Non
     style = look(view, solver)
     axes.fill_between(grid, low, high, color=style.colour, alpha=0.22, linewidth=0, zorder=2)
     axes.plot(grid, middle, color=style.colour, zorder=3)
-    points = view.judged_of(solver)
+    points = view.judged[solver]
     points = points[points["ledger.total"] > 0]
     for number in statistics.top(view.of_solver(solver), 1)["number"]:
         best = points[points["number"] == number].sort_values("ledger.total", kind="stable")
@@ -239,7 +239,7 @@ def tuning_curve(axes: Axes, view: View, solver: str, unit: str = "trials") -> A
     axes.fill_between(effort[bounded], low, high, color=style.colour, alpha=0.13, linewidth=0)
     median = view.on_axis(view.objective, statistics.best_of_n_median(values, n)[bounded])
     drawn(axes, view, solver, effort[bounded], median)
-    mean = view.on_axis(view.objective, statistics.best_of_n_mean(values, n))
+    mean = view.on_axis(view.objective, view.expected_best[solver])
     axes.plot(effort, mean, color=style.colour, linestyle=(0, (1, 1.5)), linewidth=0.9)
     return axes
 
@@ -251,8 +251,7 @@ def best_by_effort(axes: Axes, view: View, unit: str = "samples") -> Axes:
         n, values = statistics.effort_grid(len(trials)), trials["objective"]
         if not np.isfinite(values).any():
             continue
-        mean, so_far = statistics.best_of_n_mean, statistics.best_so_far
-        best = mean(values, n) if view.independent else so_far(values)[n - 1]
+        best = view.expected_best[solver] if view.independent else statistics.best_so_far(values)[n - 1]
         drawn(axes, view, solver, _effort(trials, unit)[n - 1], view.on_axis(view.objective, best))
     axes.set_xlabel(EFFORTS[unit])
     return log_axis(axes)
@@ -269,7 +268,7 @@ def chosen_at_budget(axes: Axes, view: View) -> Axes:
     """Headline of the trial with the best objective at every budget, per solver."""
     for solver in view.solvers:
         columns = f"metric.{view.objective}", f"metric.{view.headline}"
-        chosen = statistics.best_at_budget(view.judged_of(solver), *columns, view.grid)
+        chosen = statistics.best_at_budget(view.judged[solver], *columns, view.grid)
         if chosen["headline"].notna().any():
             measured = view.along == "evaluations"  # at these budgets, and not between
             style: dict[str, Any] = {"markevery": 1} if measured else {"drawstyle": "steps-post"}
@@ -284,7 +283,7 @@ def to_targets(axes: Axes, view: View) -> Axes:
     """Share of (target, simulated search) pairs that have reached their target, by samples, per solver."""
     rng = np.random.default_rng(0)
     for solver in view.solvers:
-        points = view.judged_of(solver)
+        points = view.judged[solver]
         if points.empty or not view.targets:
             continue
         found = [statistics.samples_to_target(points, f"metric.{view.objective}", t) for t in view.targets]

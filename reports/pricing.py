@@ -59,7 +59,13 @@ def repriced(study: Record, prices: Mapping[str, float], budget: float) -> Recor
     done with what is left, or would have ended where nothing was judged.
     """
     view = View.of(study, kinds=True)
-    points = view.judged.assign(priced=_priced(view.judged, prices))
+    points = pd.concat(
+        [
+            its.assign(trial=[f"{s}/{number:.0f}" for number in its["number"]])
+            for s, its in view.judged.items()
+        ]
+    )
+    points = points.assign(priced=_priced(points, prices))
     diverged = (
         set(study.trials.loc[study.trials["state"] == "diverged", "trial"]) if len(study.trials) else set()
     )

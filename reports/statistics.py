@@ -128,14 +128,17 @@ def running_median(x: ArrayLike, y: ArrayLike, window: int) -> tuple[Floats, Flo
 
 
 def local_median(points: Floats, values: ArrayLike, at: Floats, k: int) -> Floats:
-    """`(M,)`: at each of `at (M, 2)` the median of `values` at the `k` nearest of `points (N, 2)`, failures
-    worst; of k even the upper of the two in the middle."""
-    ranked = failures_last(values)
+    """`(M,)`: at each of `at (M, 2)` the median of `values` at the `k` nearest of `points (N, 2)` and at all
+    that are as near as the last of these, failures worst; of an even number the upper of the two in the
+    middle."""
+    ranked, last = failures_last(values), min(k, len(points)) - 1
+    across, up = np.ascontiguousarray(points.T)
 
     def middle(place: Floats) -> float:
         """One place at a time, so that no M x N array is held."""
-        nearest = np.argsort(((place - points) ** 2).sum(axis=1), kind="stable")[:k]
-        return float(np.sort(ranked[nearest])[len(nearest) // 2])
+        away = (across - place[0]) ** 2 + (up - place[1]) ** 2
+        near = ranked[away <= np.partition(away, last)[last]]
+        return float(np.partition(near, len(near) // 2)[len(near) // 2])
 
     return np.array([middle(place) for place in at], dtype=float)
 
@@ -172,9 +175,9 @@ def on_grid(points: pd.DataFrame, column: str, grid: Floats) -> Floats:
     shown = last & (place < grid.size)
     result = np.full((trials.size, grid.size), np.nan)
     result[row[shown], place[shown]] = values[shown]
-    known = np.maximum.accumulate(np.where(np.isnan(result), -1, np.arange(grid.size)), axis=1)
-    carried = np.take_along_axis(result, np.maximum(known, 0), axis=1)
-    return np.where(known < 0, np.nan, carried)
+    known = np.where(np.isnan(result), 0, np.arange(grid.size))  # 0 before the first, which is NaN there
+    np.maximum.accumulate(known, axis=1, out=known)
+    return np.take_along_axis(result, known, axis=1)
 
 
 def quantiles(values: Floats, levels: Sequence[float]) -> Floats:
@@ -203,7 +206,8 @@ def best_at_budget(points: pd.DataFrame, objective: str, headline: str, grid: Fl
     numbers = np.sort(points["number"].unique()).astype(float)
     result["number"] = np.where(there, numbers[chosen], np.nan)
     result["objective"] = np.where(there, selection[place], np.nan)
-    result["headline"] = np.where(there, on_grid(points, headline, grid)[place], np.nan)
+    reported = selection if headline == objective else on_grid(points, headline, grid)
+    result["headline"] = np.where(there, reported[place], np.nan)
     return result
 
 

@@ -13,14 +13,11 @@ import pandas as pd
 from reports import pairwise, statistics, text
 from reports.table import Column, Table
 from reports.text import MISSING
-from reports.view import LEDGER, View
+from reports.view import FEWEST, LEDGER, MOST, TOP, View
 
 LEVEL_OF_TESTS = 0.05
 NEAR = 0.25
 INTERVAL = ", with the exact (Clopper-Pearson) 95 % interval where the search is random"
-TOP, FEWEST, MOST = 10, 20, 2000
-"""The best trials that an importance rests on at least, the trials that it needs, and those that it takes:
-the first of independent draws are as good as any."""
 
 
 def all_tables(view: View, top: int) -> list[Table]:
@@ -284,7 +281,7 @@ def targets(view: View) -> Table:
     column = f"metric.{view.objective}"
     rows = []
     for solver in view.solvers:
-        points = view.judged_of(solver)
+        points = view.judged[solver]
         for goal in goals:
             used, reached = statistics.samples_to_target(points, column, goal)
             needed = statistics.expected_running_time(used, reached)
@@ -323,7 +320,7 @@ def sensitivity(view: View) -> Table:
         others = trials.drop(index=winner) if winner in trials.index else trials
         within = int((others["objective"] <= near).sum()) if np.isfinite(near) else None
         share = _share(view, "near", within, len(others))
-        rows.append({"solver": solver, "trials": len(usable), **share, **importances_of(view, solver)})
+        rows.append({"solver": solver, "trials": len(usable), **share, **view.importances[solver]})
     data = pd.DataFrame(rows).reindex(columns=["solver", "trials", "near", "near low", "near high", *names])
     shown = [
         _words("Solver", data["solver"].map(view.label)),
@@ -353,19 +350,6 @@ def _near(view: View) -> tuple[float, float]:
         return np.inf, np.nan
     best, middle = float(every.min()), float(np.quantile(every, 0.5, method="inverted_cdf"))
     return best, best + NEAR * (middle - best)
-
-
-def importances_of(view: View, solver: str) -> dict[str, float]:
-    """Of the searched parameters; empty where too few trials have a score, or too many the same one."""
-    from harness.importance import importances
-
-    names, trials = view.searched(solver), view.draws(solver)
-    trials = trials[np.isfinite(trials["objective"])].head(MOST)
-    columns = [f"param.{name}" for name in names]
-    if len(trials) < FEWEST or trials.reindex(columns=columns).isna().to_numpy().any():
-        return {}
-    drawn = [dict(zip(names, values, strict=True)) for values in trials[columns].itertuples(index=False)]
-    return importances(view.space(solver), drawn, list(trials["objective"]), max(0.1, TOP / len(trials)))
 
 
 def _share(view: View, name: str, successes: int | None, trials: int) -> dict[str, float]:

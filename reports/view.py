@@ -31,7 +31,6 @@ _NUMBERS = (
 )
 
 
-_IDENTITY = ("solver", "number", "trial")
 ALONG = {
     "evaluations": "measured by the final protocol at shares of the budget",
     "curves": "the cheap metrics of the curves: at the end of every trial they equal its final evaluation",
@@ -41,15 +40,18 @@ ALONG = {
 DECADES = 1e3
 """Of an axis: beyond that it is logarithmic, and so many times the usual spread are beyond any axis."""
 LONGEST_LABEL = 48
+TOP, FEWEST, MOST = 10, 20, 2000
+"""The best trials that an importance rests on at least, the trials that it needs, and those that it takes:
+the first of independent draws are as good as any."""
 
 
 @dataclass(frozen=True)
 class View:
     """`trials` and `curves` are copies in order of solver and number, with the columns reports rely on.
 
-    judged: rows as of `curves`, scored by the final protocol: the output of every trial and, where
-    `along` says "evaluations" or "curves", points on the way there; with the ledger by kind where it is asked
-    for. start: x0's score by metric. given: targets of the objective; none: chosen from the data.
+    judged: by solver, points of its trials by number, scored by the final protocol: the output of every trial
+    and, where `along` says "evaluations" or "curves", points on the way there; with the ledger by kind where
+    it is asked for. start: x0's score by metric. given: targets of the objective; none: chosen from the data.
     """
 
     spec: dict[str, Any]
@@ -57,7 +59,7 @@ class View:
     trials: pd.DataFrame
     curves: pd.DataFrame
     evaluations: pd.DataFrame
-    judged: pd.DataFrame
+    judged: dict[str, pd.DataFrame]
     along: str
     start: dict[str, float]
     given: tuple[float, ...] = ()
@@ -85,12 +87,13 @@ class View:
         )
         evaluations = _with_columns(
             study.evaluations,
-            [*_IDENTITY],
+            ["solver", "number", "trial"],
             ["upper_iteration", "evaluation_samples", *LEDGER, "ledger.total", *scores],
         )
         along = "evaluations" if len(evaluations) else "curves" if _alike(trials, curves, scores) else ""
         points = {"evaluations": evaluations, "curves": curves, "": curves.head(0)}[along]
-        judged = _judged(trials, points, [*(LEDGER if kinds else ()), "ledger.total", "seconds"], scores)
+        costs = [*(LEDGER if kinds else ()), "ledger.total", "seconds"]
+        judged = {solver: _judged(solver, trials, points, costs, scores) for solver in solvers}
         return cls(
             study.spec,
             solvers,
@@ -129,19 +132,45 @@ class View:
             return "as they were given"
         return "quantiles 0.5, 0.25 and 0.1, below the score of x0, of all trials of the study"
 
-    @property
+    @cached_property
     def grid(self) -> statistics.Floats:
         """Budgets at which trials can be judged."""
         budget = float(self.spec["budget"])
         if self.along == "evaluations":
             return np.array([share * budget for share in self.spec["evaluate_at"]] + [budget])
-        return statistics.sample_grid(self.judged, budget)
+        totals = [points[["ledger.total"]] for points in self.judged.values()]
+        return statistics.sample_grid(pd.concat(totals), budget)
 
     def draws(self, solver: str) -> pd.DataFrame:
         """The trials of `solver` that were drawn at random, in their order: not a published configuration."""
         given = bool(self.spec["solvers"].get(solver, {}).get("published"))
         trials = self.of_solver(solver)
         return trials[trials["number"] > 0] if given else trials
+
+    @cached_property
+    def expected_best(self) -> dict[str, statistics.Floats]:
+        """By solver: unbiased mean of the best of n draws, n of `statistics.effort_grid`."""
+        found = {solver: self.draws(solver)["objective"] for solver in self.solvers}
+        grids = {solver: statistics.effort_grid(len(values)) for solver, values in found.items()}
+        return {s: statistics.best_of_n_mean(values, grids[s]) for s, values in found.items() if len(values)}
+
+    @cached_property
+    def importances(self) -> dict[str, dict[str, float]]:
+        """By solver, of its searched parameters; nothing where too few trials have a score, or too many the
+        same one."""
+        from harness.importance import importances
+
+        found: dict[str, dict[str, float]] = {solver: {} for solver in self.solvers}
+        for solver in self.solvers:
+            names, trials = self.searched(solver), self.draws(solver)
+            trials = trials[np.isfinite(trials["objective"])].head(MOST)
+            drawn = trials.reindex(columns=[f"param.{name}" for name in names])
+            if len(trials) >= FEWEST and drawn.notna().to_numpy().all():
+                configurations = [dict(zip(names, v, strict=True)) for v in drawn.itertuples(index=False)]
+                best = max(0.1, TOP / len(trials))
+                objectives = list(trials["objective"])
+                found[solver] = importances(self.space(solver), configurations, objectives, best)
+        return found
 
     @property
     def independent(self) -> bool:
@@ -156,9 +185,6 @@ class View:
 
     def of_solver(self, solver: str) -> pd.DataFrame:
         return self.trials[self.trials["solver"] == solver]
-
-    def judged_of(self, solver: str) -> pd.DataFrame:
-        return self.judged[self.judged["solver"] == solver]
 
     def label(self, solver: str) -> str:
         return plain(str(self.spec["solvers"].get(solver, {}).get("label", solver)), LONGEST_LABEL)
@@ -392,24 +418,30 @@ def _alike(trials: pd.DataFrame, curves: pd.DataFrame, scores: list[str]) -> boo
     return len(both) > 0 and bool(np.allclose(final, logged, rtol=1e-3, atol=0))
 
 
-def _judged(trials: pd.DataFrame, points: pd.DataFrame, costs: list[str], scores: list[str]) -> pd.DataFrame:
-    """`points`, and behind them the outputs of all trials that have one."""
-    columns = [*_IDENTITY, "upper_iteration", *costs, *scores]
-    outputs = trials[trials["state"] != "failed"].rename(columns={"upper_iterations": "upper_iteration"})
+def _judged(
+    solver: str, trials: pd.DataFrame, points: pd.DataFrame, costs: list[str], scores: list[str]
+) -> pd.DataFrame:
+    """The solver's `points`, and behind them the outputs of all its trials that have one."""
+    columns = ["number", "upper_iteration", *costs, *scores]
+    points = points.reindex(columns=columns)[points["solver"] == solver]
+    outputs = trials[(trials["solver"] == solver) & (trials["state"] != "failed")].rename(
+        columns={"upper_iterations": "upper_iteration"}
+    )
     outputs = outputs.assign(**{scores[0]: outputs["objective"]})
     both = [frame.reindex(columns=columns) for frame in (points, outputs) if len(frame)]
     return pd.concat(both, ignore_index=True) if both else outputs.reindex(columns=columns)
 
 
 def _start(
-    spec: dict[str, Any], trials: pd.DataFrame, judged: pd.DataFrame, scores: list[str]
+    spec: dict[str, Any], trials: pd.DataFrame, judged: dict[str, pd.DataFrame], scores: list[str]
 ) -> dict[str, float]:
     """The score of x0, as trials have it that were scored there or judged before their first iteration."""
     stayed = trials["upper_iterations"] == 0
     if spec["divergence"] == "x0":
         stayed |= trials["state"] == "diverged"
-    there = [judged[judged["upper_iteration"] == 0], trials[stayed & (trials["state"] != "failed")]]
-    found = pd.concat([frame[scores] for frame in there if len(frame)] or [judged[scores].head(0)])
+    there = [points[points["upper_iteration"] == 0] for points in judged.values()]
+    there.append(trials[stayed & (trials["state"] != "failed")])
+    found = pd.concat([frame[scores] for frame in there if len(frame)] or [trials[scores].head(0)])
     return {name.removeprefix("metric."): float(found[name].median()) for name in scores}
 
 

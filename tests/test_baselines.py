@@ -54,7 +54,9 @@ def test_random_trials_of_a_baseline_run_again(config: Path, monkeypatch: pytest
     """Others after each `make baselines`."""
     file = config.with_suffix(".parquet")
     _, results = read_results(file)
-    ran = [f"{name}/{number}" for (name, number), one in results.items() if one.head["state"] == "completed"]
+    ran = [
+        f"{name}/{number}" for (name, number), one in results.items() if one.head()["state"] == "completed"
+    ]
     for trial in random.Random(sha256(file.read_bytes()).hexdigest()).sample(ran, 3):
         assert harness(monkeypatch, "replay", file, trial) == 0, trial
 

@@ -219,7 +219,7 @@ def test_a_failed_trial_has_failed_for_optuna_too(tmp_path: Path) -> None:
 
 def test_points_come_as_they_were_added_whatever_is_packed_when(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that come late or go have no numbers elsewhere."""
-    monkeypatch.setattr(_Columns, "ROWS", 3)
+    monkeypatch.setattr("harness.record.ROWS", 3)
     parts = [
         {"total": [1, 2]},
         {"total": [3], "a": [0.5]},
@@ -236,6 +236,15 @@ def test_points_come_as_they_were_added_whatever_is_packed_when(monkeypatch: pyt
     expected.columns = ["solver", "number", *(_column(name) for name in expected.columns[2:])]
 
     pd.testing.assert_frame_equal(frame.frame()[expected.columns], expected, check_dtype=False)
+
+
+def test_a_record_is_the_same_whatever_is_packed_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_record(OLD)
+    monkeypatch.setattr("harness.record.ROWS", 1)
+    parts = load_record(OLD)
+
+    pd.testing.assert_frame_equal(parts.trials, whole.trials)
+    pd.testing.assert_frame_equal(parts.curves, whole.curves)
 
 
 def test_a_trial_without_points_has_no_line() -> None:

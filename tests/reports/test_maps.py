@@ -40,6 +40,14 @@ def test_failures_are_the_worst_of_the_nearest() -> None:
     assert statistics.local_median(points, [1.0, 3.0, np.nan, 0.0], at, 3) == [3.0]
 
 
+def test_what_is_as_near_as_the_last_of_the_nearest_counts_too() -> None:
+    """Whole numbers put many trials in one place: the median must not depend on their order."""
+    points = np.array([[0.0, 0.0], [0.3, 0.0], [0.0, 0.3], [0.3, 0.0], [0.0, 0.3], [1.0, 1.0]])
+    values = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 0.0])
+    for order in (np.arange(6), np.arange(6)[::-1]):
+        assert statistics.local_median(points[order], values[order], np.zeros((1, 2)), 3) == [3.0]
+
+
 @pytest.mark.parametrize("log", [True, False])
 def test_places_and_values_of_a_range(log: bool) -> None:
     own = Range(1.0, 100.0, log)

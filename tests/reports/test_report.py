@@ -329,7 +329,7 @@ def test_what_is_no_evaluation_is_not_drawn(record: Record) -> None:
     bare = replace(record, evaluations=record.evaluations.head(0))
     view = View.of(bare)
     assert view.along == "" and "--evaluate-at" in view.facts["along the budget"]
-    assert view.judged["trial"].is_unique
+    assert all(points["number"].is_unique for points in view.judged.values())
     curves = record.curves.merge(record.trials[["trial", "objective", "metric.test_accuracy"]], on="trial")
     exact = curves.assign(
         **{
@@ -346,7 +346,7 @@ def test_best_at_budget_ranks_as_the_table_does(record: Record) -> None:
     assert view.along == "evaluations"
     for solver in view.solvers:
         columns = "metric.val_accuracy", "metric.test_accuracy"
-        chosen = statistics.best_at_budget(view.judged_of(solver), *columns, np.array([2e6]))
+        chosen = statistics.best_at_budget(view.judged[solver], *columns, np.array([2e6]))
         best = statistics.top(view.of_solver(solver), 1)
         assert chosen["number"].tolist() == best["number"].tolist()
         assert chosen["headline"].tolist() == best["metric.test_accuracy"].tolist()
