@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.batch import Batch, Level
@@ -30,7 +32,11 @@ from harness.device import onto
 EPOCHS, PARTITION = "epochs", "partition"
 THROUGH = (EPOCHS, PARTITION)
 KEPT = 16  # permutations kept
+MOST_WRITTEN = 100_000
+"""Of more examples, a permutation is computed where it is met: most of it never is."""
+ROUNDS = 8
 BLOCK = 16  # batches cut at once: a view by itself costs as much as all of them
+_ONE, _BITS = np.uint64(1), np.uint64(64)
 
 
 def generator(*place: int | str) -> np.random.Generator:
@@ -65,27 +71,94 @@ def part(seed: int, iteration: int, level: Level, size: int, examples: int) -> i
     return _order(seed, _word(level, PARTITION), epoch, parts)[place]
 
 
+Between = Callable[[int, int], tuple[Tensor, Tensor]]
+"""The examples at the places of a permutation from one to another, sorted inside each batch, on the device
+and on the CPU."""
+
+
 @dataclass(frozen=True)
 class _Epoch:
-    """A permutation, sorted inside each batch, on the device and on the CPU, and its blocks of batches."""
+    """A permutation in batches, and the blocks of batches that were met."""
 
-    rows: Tensor
-    on_host: Tensor
+    examples: int
     size: int
+    between: Between
     blocks: dict[int, tuple[Batch, ...]]
 
     def batch(self, place: int) -> Batch:
         block, within = divmod(place, BLOCK)
         if block not in self.blocks:
-            rows = self._cut(self.rows, block)
-            on_host = rows if self.on_host is self.rows else self._cut(self.on_host, block)
-            pairs = zip(rows, on_host, strict=True)
-            self.blocks[block] = tuple(Batch(here, on_host=there) for here, there in pairs)
+            start = block * BLOCK * self.size
+            rows, on_host = self.between(start, min(start + BLOCK * self.size, self.examples))
+            cut = torch.split(rows, self.size)
+            there = cut if on_host is rows else torch.split(on_host, self.size)
+            pairs = zip(cut, there, strict=True)
+            self.blocks[block] = tuple(Batch(here, on_host=its) for here, its in pairs)
         return self.blocks[block][within]
 
-    def _cut(self, rows: Tensor, block: int) -> tuple[Tensor, ...]:
-        start, most = block * BLOCK * self.size, BLOCK * self.size
-        return torch.split(rows[start : start + most], self.size)
+    def first(self, places: int) -> Tensor:
+        """The examples at the first places, whole batches or all, on the CPU."""
+        return self.between(0, places)[1]
+
+
+def _written(draw: np.random.Generator, examples: int, size: int, device: torch.device) -> Between:
+    """A permutation drawn and sent to the device as a whole."""
+    on_host = torch.from_numpy(_sorted(draw.permutation(examples), size))
+    rows = onto(device, on_host)
+
+    def between(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        part = on_host[start:stop]
+        return (part if rows is on_host else rows[start:stop]), part
+
+    return between
+
+
+def _computed(draw: np.random.Generator, examples: int, size: int, device: torch.device) -> Between:
+    """A permutation of which no more is computed than what is met."""
+    keys = draw.integers(2**63, size=ROUNDS, dtype=np.uint64)
+
+    def between(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        part = torch.from_numpy(_sorted(permuted(np.arange(start, stop), keys, examples), size))
+        return onto(device, part), part
+
+    return between
+
+
+def _sorted(order: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """In place, inside each batch."""
+    whole = len(order) // size * size
+    order[:whole] = np.sort(order[:whole].reshape(-1, size), axis=1).ravel()
+    order[whole:].sort()
+    return order
+
+
+def permuted(places: NDArray[np.int64], keys: NDArray[np.uint64], examples: int) -> NDArray[np.int64]:
+    """What a permutation of 0, ..., examples - 1, which the keys decide, has at these places.
+
+    A Feistel network (Luby and Rackoff 1988) permutes the numbers of so many bits; one that leads beyond the
+    examples is followed until it leads back (Black and Rogaway 2002)."""
+    low = np.uint64((examples - 1).bit_length() // 2)
+    high = np.uint64((examples - 1).bit_length()) - low
+
+    def network(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        left, right = numbers >> low, numbers & ((_ONE << low) - _ONE)
+        for one, two in zip(keys[::2], keys[1::2], strict=True):
+            left ^= _mixed(right, one) >> (_BITS - high)
+            right ^= _mixed(left, two) >> (_BITS - low)
+        return (left << low) | right
+
+    found = network(places.astype(np.uint64))
+    while len(beyond := np.flatnonzero(found >= examples)):
+        found[beyond] = network(found[beyond])
+    return found.astype(np.int64)
+
+
+def _mixed(numbers: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+    """64 bits of which the upper ones depend on every bit of both (multipliers of SplitMix64)."""
+    mixed = (numbers ^ key) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(32)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    return mixed
 
 
 class Streams:
@@ -106,12 +179,9 @@ class Streams:
         key, place = (word, size), (iteration, epoch)
         kept = self._kept.get(key)
         if kept is None or kept[0] != place:
-            order = generator(self.seed, iteration, word, epoch).permutation(examples)
-            whole = examples // size * size
-            order[:whole] = np.sort(order[:whole].reshape(-1, size), axis=1).ravel()
-            order[whole:].sort()
-            on_host = torch.from_numpy(order)
-            kept = place, _Epoch(onto(self.device, on_host), on_host, size, {})
+            make = _written if examples <= MOST_WRITTEN else _computed
+            between = make(generator(self.seed, iteration, word, epoch), examples, size, self.device)
+            kept = place, _Epoch(examples, size, between, {})
             self._kept[key] = kept
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
@@ -152,14 +222,15 @@ class Streams:
         every = self._full[examples]
         drawn = every
         if most < examples:
-            first = torch.sort(self._epoch(iteration, phase, 0, size, examples).on_host[:most]).values
+            first = torch.sort(self._epoch(iteration, phase, 0, size, examples).first(most)).values
             drawn = Batch(onto(self.device, first), on_host=first)
         assert drawn.on_host is not None
         counts = onto(self.device, epochs).repeat(1, len(drawn.on_host))
         for epoch in sorted({number for number, left in split.tolist() if left}):
-            order = self._epoch(iteration, phase, epoch, size, examples).on_host
-            place = torch.empty_like(order)
-            place[order] = torch.arange(examples) // size
+            met = min(most, examples)
+            place = torch.full((examples,), met)
+            order = self._epoch(iteration, phase, epoch, size, examples).first(met)
+            place[order] = torch.arange(met) // size
             within = torch.where(epochs == epoch, rest, 0)
             counts += onto(self.device, place[drawn.on_host]) < onto(self.device, within)
         return Batch(drawn.rows, counts, drawn.full, drawn.on_host)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.batch import Level
@@ -23,7 +24,7 @@ from harness.params import MOST_STEPS, check_values
 from harness.place import Place, first_place
 from harness.rules import Rules
 from harness.runner import first_cost, run_pack
-from harness.streams import Streams, part, samples
+from harness.streams import MOST_WRITTEN, ROUNDS, Streams, generator, part, permuted, samples
 from solvers.bsgm import Bsgm, BsgmGrowing
 
 ONE = dict.fromkeys(KINDS, 1.0)
@@ -203,9 +204,21 @@ def test_a_negative_charge_is_refused(samples: Any) -> None:
     assert not accountant.ledger.any()
 
 
+@pytest.fixture(params=["written", "computed"])
+def permutations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small sets as of large ones."""
+    if request.param == "computed":
+        monkeypatch.setattr("harness.streams.MOST_WRITTEN", 0)
+
+
+BOTH = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@BOTH
 @given(
     examples=st.integers(1, 60), size=st.integers(1, 70), steps=st.integers(0, 40), seed=st.integers(0, 2**31)
 )
+@pytest.mark.usefixtures("permutations")
 def test_batches_come_without_replacement_epoch_by_epoch(
     examples: int, size: int, steps: int, seed: int
 ) -> None:
@@ -229,6 +242,7 @@ def test_batches_come_without_replacement_epoch_by_epoch(
         assert torch.equal(batch, batch.unique())
 
 
+@pytest.mark.usefixtures("permutations")
 def test_a_batch_depends_on_its_place_only_not_on_what_was_asked_before() -> None:
     one, other = Streams(7, 100, 5, CPU), Streams(7, 100, 5, CPU)
     places: list[tuple[int, Level, str, int]] = [
@@ -253,6 +267,38 @@ def test_a_fresh_process_draws_the_same_batches() -> None:
     assert there == str(Streams(3, 50, 5, CPU).batch(2, "lower", "cross", 4, 8).rows.tolist())
 
 
+@given(examples=st.integers(2, 5000), seed=st.integers(0, 2**31))
+def test_a_computed_permutation_is_one(examples: int, seed: int) -> None:
+    every = permuted(np.arange(examples), _keys(seed), examples)
+
+    assert sorted(every.tolist()) == list(range(examples))
+    some = np.arange(examples // 3, examples // 2)
+    assert permuted(some, _keys(seed), examples).tolist() == every[some].tolist()
+
+
+def _keys(seed: int) -> Any:
+    return generator(seed, "keys").integers(2**63, size=ROUNDS, dtype=np.uint64)
+
+
+@pytest.mark.parametrize("examples", [13, 16, 17])
+def test_computed_permutations_put_no_pair_of_examples_first_more_often(examples: int) -> None:
+    """Of every first and second place, and of a place and its neighbour one batch on: uniform over pairs."""
+    found = [permuted(np.arange(examples), _keys(seed), examples) for seed in range(20_000)]
+    for one, other in ((0, 1), (0, 8), (3, 12)):
+        pairs = np.array([order[one] * examples + order[other] for order in found])
+        counts = np.bincount(pairs, minlength=examples**2).reshape(examples, examples)
+        assert not counts.diagonal().any()
+        assert scipy.stats.chisquare(counts[~np.eye(examples, dtype=bool)]).pvalue > 1e-4
+
+
+def test_a_large_set_is_permuted_where_it_is_met() -> None:
+    examples = MOST_WRITTEN + 1
+    batches = [Streams(2, examples, 5, CPU).batch(1, "lower", "a", step, 64).rows for step in (0, 1, 1562)]
+
+    assert [len(rows) for rows in batches] == [64, 64, examples - 1562 * 64]
+    assert len(torch.cat(batches).unique()) == sum(map(len, batches)) and batches[0].max() < examples
+
+
 # --- the two streams through the upper iterations
 
 
@@ -260,7 +306,7 @@ def _met(streams: Streams, level: Level, phase: str, size: int, iterations: rang
     return [streams.batch(s, level, phase, 0, size).rows.tolist() for s in iterations]
 
 
-@settings(deadline=None)
+@BOTH
 @given(
     examples=st.integers(1, 40),
     size=st.integers(1, 45),
@@ -268,6 +314,7 @@ def _met(streams: Streams, level: Level, phase: str, size: int, iterations: rang
     phase=st.sampled_from(["epochs", "partition"]),
     level=st.sampled_from(["lower", "upper"]),
 )
+@pytest.mark.usefixtures("permutations")
 def test_a_stream_through_upper_iterations_goes_epoch_by_epoch(
     examples: int, size: int, seed: int, phase: str, level: Level
 ) -> None:
@@ -294,7 +341,9 @@ def _place_of(seed: int, iteration: int, lower: int, upper: int) -> Place:
     return meter.place
 
 
+@BOTH
 @given(examples=st.integers(1, 40), size=st.integers(1, 45), seed=st.integers(0, 2**31))
+@pytest.mark.usefixtures("permutations")
 def test_the_batches_of_a_partition_never_change_but_their_order_does(
     examples: int, size: int, seed: int
 ) -> None:
@@ -311,6 +360,7 @@ def test_the_batches_of_a_partition_never_change_but_their_order_does(
         assert by_part[place.part("lower", size)] == rows
 
 
+@pytest.mark.usefixtures("permutations")
 def test_epochs_are_reshuffled() -> None:
     streams = Streams(3, 60, 40, CPU)
     for phase in ("epochs", "partition"):
@@ -321,6 +371,7 @@ def test_epochs_are_reshuffled() -> None:
         assert (sorted(first) == sorted(second)) == (phase == "partition")
 
 
+@pytest.mark.usefixtures("permutations")
 def test_levels_phases_and_nests_are_independent_streams() -> None:
     """No two of them meet the same batch, and their batches overlap as random ones do."""
     streams = Streams(3, 1000, 1000, CPU)
