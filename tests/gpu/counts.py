@@ -3,7 +3,8 @@
     python -m tests.gpu.counts [PROBLEM] [--solvers NAME,...|all] [--trials 1,8]
 
 prints a line for each solver and number of trials, as JSON. PROBLEM: a set-up of `matrix.py`, data_poisoning
-unless given, whose retraining then has as many blocks as MNIST's.
+unless given, whose retraining then has as many blocks as MNIST's; or mnist, for data poisoning of its size.
+"device": microseconds that an H100 would take, by the model of `pretend.py`.
 """
 
 from tests.gpu import pretend  # isort: skip - before torch
@@ -22,7 +23,7 @@ from harness.problem import Problem
 from harness.rules import Rules
 from harness.runner import Run, first_cost, run_pack
 from problems import data_poisoning
-from tests.gpu.matrix import CPU, RETRAINING_STEPS, TOY, on, quicken, set_up
+from tests.gpu.matrix import CPU, RETRAINING_STEPS, SET_UPS, TOY, on, quicken, set_up
 
 KINDS = ("launch", "wait", "copy")
 COUNTS = {"lower_steps": 30, "system_steps": 30, "cross_batches": 20, "batch_size": 90, "upper_batch_size": 0}
@@ -82,7 +83,7 @@ def counted(name: str, solver: str, trials: int) -> dict[str, Any]:
         known: COUNTS.get(known, REALS.get(known, 2 if parameter.required else parameter.default))
         for known, parameter in parameters(plugin).items()
     }
-    if name != "data_poisoning":
+    if name not in ("data_poisoning", "mnist"):
         config |= {"upper_step_size": 0.1} | ({"batch_size": 10} if "batch_size" in config else {})
     configs = [config | {"lower_step_size": 0.1 + 0.001 * number} for number in range(trials)]
     budget = ITERATIONS * float(first_cost(here, plugin, configs, 0)[0])
@@ -100,7 +101,8 @@ def counted(name: str, solver: str, trials: int) -> dict[str, Any]:
         if number
     }
     found = Counter({" ".join(what): number for what, number in gpu.waits.items() if what[0] != "other"})
-    line = {"problem": name, "solver": solver, "trials": trials}
+    device = {phase: round(1e6 * gpu.seconds[phase] / number, 1) for phase, number in times.items() if number}
+    line = {"problem": name, "solver": solver, "trials": trials, "device": device}
     return line | {"table": table, "lines": dict(found.most_common())}
 
 
@@ -111,7 +113,10 @@ def main() -> None:
     parser.add_argument("--trials", default="1,8")
     asked = parser.parse_args()
     quicken()
-    data_poisoning.BLOCK, data_poisoning.OWN_BLOCK = CLEAN_BLOCK, OWN_BLOCK
+    if asked.problem == "mnist":
+        SET_UPS["mnist"] = "data_poisoning", {}
+    else:
+        data_poisoning.BLOCK, data_poisoning.OWN_BLOCK = CLEAN_BLOCK, OWN_BLOCK
     here, plugins = set_up(Plugins([TOY]), asked.problem, CPU), Plugins()
     solvers = plugins.names("solver") if asked.solvers == "all" else asked.solvers.split(",")
     for solver in (name for name in solvers if not plugins.solver(name).needs.unmet(here)):

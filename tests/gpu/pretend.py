@@ -44,6 +44,10 @@ WAITS = {  # CUDA tells the host a number or a shape
     *(aten._local_scalar_dense, aten.nonzero, aten.equal, aten.masked_select, aten._unique2),
     *(aten._linalg_eigh, aten.linalg_eigh, aten._linalg_svd, aten._linalg_solve_ex),
 }
+PRODUCTS = {  # the place of the left factor among the arguments
+    **dict.fromkeys((aten.mm, aten.bmm, aten.mv), 0),
+    **dict.fromkeys((aten.addmm, aten.addmm_, aten.addmv, aten.addmv_, aten.baddbmm, aten.baddbmm_), 1),
+}
 NO_KERNEL = {
     *(aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided),
     *(aten._unsafe_view, aten.lift_fresh, aten.detach, aten._local_scalar_dense),
@@ -56,6 +60,9 @@ KERNELS = {
     aten.logsumexp: 6,
     aten._linalg_eigh: 60,
 }
+
+FLOPS, BYTES, LEAST = 60e12, 3e12, 2e-6
+"""Of an H100 a second, in float32 without TF32, and the seconds that a kernel takes at least."""
 
 torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device="cuda") is seen to copy
 torch.cuda._lazy_init = lambda: None
@@ -103,13 +110,15 @@ class Gpu(TorchDispatchMode):
     """The device while it is entered.
 
     capacity: bytes, beyond which memory is out. counts: by (phase, kind), where kinds are launch, wait and
-    copy, to the device. waits: by (phase, kind, line, operation), of waits and copies. peak: bytes."""
+    copy, to the device. waits: by (phase, kind, line, operation), of waits and copies. seconds: by phase, of
+    an H100, by a model. peak: bytes."""
 
     def __init__(self, capacity: float = ALL_BYTES) -> None:
         super().__init__()
         self.capacity = capacity
         self.counts: Counter[tuple[str, str]] = Counter()
         self.waits: Counter[tuple[str, str, str, str]] = Counter()
+        self.seconds: Counter[str] = Counter()
         self.bytes = self.peak = 0
         self._phases = ["other"]
         self._holders: Counter[int] = Counter()
@@ -174,7 +183,7 @@ class Gpu(TorchDispatchMode):
         if target is not None:
             named["device"] = torch.device("cpu")
         found = func(*plain, **named)
-        self._count_kernels(func, op)
+        self._count_kernels(func, op, plain, found)
         if torch.Tag.inplace_view in func.tags:  # squeeze_ and the like: the tensor's own shape follows
             with no_dispatch():
                 func(*args, **kwargs)
@@ -232,14 +241,26 @@ class Gpu(TorchDispatchMode):
             self.count("copy", what="number of the CPU")
             self.count("wait", what="number of the CPU")
 
-    def _count_kernels(self, func: Any, op: Any) -> None:
+    def _count_kernels(self, func: Any, op: Any, args: Any, found: Any) -> None:
         if op in WAITS:
             self.count("wait", what=str(op))
         is_view = any(
             out.alias_info is not None and not out.alias_info.is_write for out in func._schema.returns
         )
         if op not in NO_KERNEL and op not in COPIES and not is_view:
-            self.count("launch", KERNELS.get(op, 1))
+            kernels = KERNELS.get(op, 1)
+            self.count("launch", kernels)
+            self.seconds[self._phases[-1]] += max(kernels * LEAST, _seconds(op, args, found))
+
+
+def _seconds(op: Any, args: Any, found: Any) -> float:
+    """The larger of what an operation computes and what it moves, of gathers the rows alone."""
+    tensors = [leaf for leaf in tree_leaves((args, found)) if isinstance(leaf, torch.Tensor)]
+    if op in INDEXED or op is aten.index_select:
+        tensors = 2 * tensors[1:]
+    moved = sum(min(t.numel() * t.itemsize, t.untyped_storage().nbytes()) for t in tensors)
+    flops = 2 * found.numel() * args[PRODUCTS[op]].shape[-1] if op in PRODUCTS else 0
+    return float(max(flops / FLOPS, moved / BYTES))
 
 
 def _dispatched(gpu: Gpu, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
