@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 WIDTH = 6.9
 WIDTHS = {"page": WIDTH, "column": 3.35}
 """Inches, of a two-column paper."""
+MOST = 12
+"""Solvers of a report's figures: more cannot be told apart, nor panels of more be read."""
 _BESIDE: Any = {
     **{"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False},
     **{"rotation": 90, "ha": "center", "va": "center"},
@@ -117,16 +119,17 @@ def parameters(view: View) -> Picture:
     """A row of panels per solver, a column per parameter that some solver searches."""
     names = [name for name in view.parameters if any(name in view.searched(s) for s in view.solvers)]
     figure = blank(0.8 + 1.15 * len(view.solvers), max(full_width(), 1.6 * len(names)))
-    axes = figure.subplots(len(view.solvers), max(len(names), 1), sharex="col", sharey=True, squeeze=False)
-    panels.scale(axes.flat[0], view.scale(view.objective))
+    axes = figure.subplots(len(view.solvers), max(len(names), 1), sharex="col", squeeze=False)
     drawn = np.array([[name in view.searched(s) for name in names or [""]] for s in view.solvers])
     for row, solver in zip(axes, view.solvers, strict=True):
         for panel, name in zip(row, names, strict=False):
             if name in view.searched(solver):
+                panels.scale(panel, view.scale(view.objective))
                 panels.sensitivity(panel, view, solver, name)
             else:
                 panels.note(panel, text.mathtext(view.drawn_from(solver, name, view.symbol)))
         row[0].annotate(panels.two_lines(view.label(solver)), (0, 0.5), xytext=(-34, 0), **_BESIDE)
+    panels.one_height(axes[drawn], view)
     panels.show_ticks(axes, drawn)
     for panel, name in zip(axes[0], names, strict=False):
         symbol = view.symbol(name)

@@ -88,6 +88,19 @@ def _ticks(axis: Axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+def one_height(drawn: NDArray[Any], view: View) -> None:
+    """Give panels of the objective one y axis, that of all trials; shared axes would cost the square of their
+    number at every point drawn."""
+    from matplotlib.figure import Figure
+
+    values = [view.on_axis(view.objective, view.of_solver(s)["objective"]) for s in view.solvers]
+    every = np.concatenate(values)
+    scratch = scale(Figure().subplots(), view.scale(view.objective))
+    scratch.plot(every[np.isfinite(every)], every[np.isfinite(every)])
+    for axes in drawn:
+        axes.set_ylim(scratch.get_ylim())
+
+
 def show_ticks(grid: NDArray[Any], drawn: NDArray[np.bool_]) -> None:
     """Of panels that share their axes, label the lowest and the leftmost one that is drawn; hide the others'
     frames. drawn: as `grid`, (rows, columns)."""

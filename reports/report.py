@@ -34,7 +34,8 @@ def write_report(
     """Write `tables/`, `figures/`, `data/` and `index.html` under `out`; return the path of the page.
 
     `top` is the number of best trials a solver is judged by; where fewer have a finite objective those are
-    used, and the tables say how many. A study that is still running is reported as far as it has come.
+    used, and the tables say how many. Figures show at most `figures.MOST` solvers. A study that is still
+    running is reported as far as it has come.
     width: of the figures, one of `figures.WIDTHS`. paper: write `paper.tex` too. targets: of the objective;
     none: chosen from the data.
     """
@@ -52,7 +53,8 @@ def write_report(
         write_table(table, folders["tables"], view.conditions)
     write_data(study, folders["data"])
     with figures.house_style(width):
-        drawn = [*figures.all_figures(view), *map_figures(view)]
+        shown = view.foremost(figures.MOST)
+        drawn = [*figures.all_figures(shown), *map_figures(shown)]
         for picture in drawn:
             figures.write_figure(picture, folders["figures"])
     if paper:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,12 @@ class View:
             _start(study.spec, trials, judged, scores),
             tuple(targets),
         )
+
+    def foremost(self, most: int) -> View:
+        """The same with no more than so many solvers: those whose best trial is best, in their order."""
+        best = [self.of_solver(solver)["objective"].min() for solver in self.solvers]
+        ahead = np.argsort(statistics.failures_last(best), kind="stable")[:most]
+        return replace(self, solvers=[self.solvers[place] for place in sorted(ahead)])
 
     @property
     def objective(self) -> str:
@@ -345,10 +351,12 @@ class View:
         seeds = ", ".join(
             f"{key.replace('_', ' ')} {self.spec[key]}" for key in ("seed", "data_seed", "search_seed")
         )
+        every = len({*self.spec["solvers"], *self.trials["solver"]})
+        shown = f" Shown: the {len(self.solvers)} solvers of {every} whose best trial is best."
         return (
             f"Problem {self.problem}; budget {count(self.spec['budget'])} samples per trial; {planned} trials"
             f"{progress} per solver ({self.drawn}), one run each; {seeds}; {self.divergence}."
-            f"{f' Left out: {left_out}.' if left_out else ''}"
+            f"{f' Left out: {left_out}.' if left_out else ''}{shown if len(self.solvers) < every else ''}"
         )
 
     @property

@@ -399,3 +399,27 @@ def test_legends_of_long_labels_stay_inside(record: Record) -> None:
     (legend,) = figure.legends
     box = legend.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_figures_show_the_solvers_of_the_best_trials_and_say_so(record: Record) -> None:
+    view = View.of(record)
+    best = view.trials.groupby("solver")["objective"].min().sort_values()
+    shown = view.foremost(2)
+
+    assert shown.solvers == [solver for solver in view.solvers if solver in best.index[:2]]
+    assert (
+        f"Shown: the 2 solvers of {len(view.solvers)}" in shown.conditions and "Shown" not in view.conditions
+    )
+    assert shown.targets == view.targets and shown.ceiling(view.objective) == view.ceiling(view.objective)
+    assert view.foremost(len(view.solvers)).conditions == view.conditions
+
+
+def test_all_panels_of_parameters_have_one_axis(record: Record) -> None:
+    view = View.of(record)
+    with figures.house_style():
+        drawn = [axes for axes in figures.parameters(view).figure.axes if axes.collections]
+
+    assert len({axes.get_ylim() for axes in drawn}) == 1 and len(drawn) > 6
+    low, high = drawn[0].get_ylim()
+    objective = view.on_axis(view.objective, view.trials["objective"])
+    assert low <= np.nanmin(objective) and np.nanmax(objective) <= high
