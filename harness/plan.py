@@ -53,7 +53,8 @@ def print_plan(
     done = _recorded(out, solvers)
     missing = {name: max(share.count(whole.trials) - done[name], 0) for name in solvers}
     typer.echo(f"problem {spec.problem}, options {spec.options}")
-    typer.echo(f"folder {out}: {f'{sum(done.values())} trials recorded' if sum(done.values()) else 'new'}")
+    known = f"{sum(done.values())} trials recorded of these solvers" if (out / NAME).exists() else "new"
+    typer.echo(f"folder {out}: {known}")
     table = Table("solver", box=None, header_style="bold")
     for head in ("trials", "samples at most", "time each", "all"):
         table.add_column(head, justify="right")

@@ -50,6 +50,8 @@ def test_a_plan_says_what_is_left_and_writes_nothing(
     assert "samples: at most 1,600," in said.out and "6 trials recorded" in said.out
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
     assert len(load_record(out).trials) == 6
+    assert harness(monkeypatch, [*plan, "--solvers", "stocbio"]) == 0
+    assert "0 trials recorded of these solvers" in capsys.readouterr().out
 
     assert harness(monkeypatch, [*plan, "--seed", "9"]) == 2
     assert "holds another study, seed: 1 → 9" in capsys.readouterr().err
