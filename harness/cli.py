@@ -68,7 +68,7 @@ Timeout = Annotated[
     float, typer.Option(help="seconds per trial after which it is recorded as failed; 0: none")
 ]
 Workers = Annotated[int | None, typer.Option(help="packs at once; default: one per CPU, or per GPU")]
-PackSize = Annotated[str, typer.Option(help="trials per pack, or auto")]
+PackSize = Annotated[str, typer.Option(help="trials in a pack at most, as memory allows, or auto")]
 ExecutorName = Annotated[str, typer.Option(help="ray, or inline (this process)")]
 Address = Annotated[str | None, typer.Option(help="a Ray cluster that runs: auto, or HOST:PORT of its head")]
 Curves = Annotated[int, typer.Option(help="points along each trial with cheap metrics; 0: none")]

@@ -69,7 +69,8 @@ class Search:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where packs run. workers: packs at once; None: as many as the device carries. pack: trials, or auto.
+    """Where packs run. workers: packs at once; None: as many as the device carries. pack: trials at most, as
+    memory allows, or auto.
     share: of the trials that run here."""
 
     executor: str
@@ -94,10 +95,9 @@ class Execution:
 
     def packing_of(self, device: str, spec: StudySpec) -> Packing:
         stops = len(spec.rules.evaluate_at)
-        if self.pack != "auto":
-            return Packing(int(self.pack), stops=stops)
         total = sum(map(spec.trials_of, spec.solvers))
-        return auto_packing(device, self.workers_on(device), total, stops)
+        fitting = auto_packing(device, self.workers_on(device), total, stops)
+        return fitting if self.pack == "auto" else replace(fitting, most=int(self.pack))
 
     def executor_of(self, context: Context) -> Executor:
         if self.executor == "inline":

@@ -1,6 +1,7 @@
 """How many trials fit in a worker: what grows with a configuration counts; no pack exceeds the room."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.check import CPU, F64, Counting
+from harness.launch import Execution
 from harness.problem import Problem
-from harness.sizing import Packing, pack_bytes
+from harness.sizing import MOST_ON_CPU, SHARE, Packing, pack_bytes
 from harness.solver import Held, Solver
 from problems.equilibrium import Equilibrium
 from solvers.amigo import Amigo
@@ -98,3 +100,15 @@ def test_packs_are_cut_in_order_and_as_large_as_they_fit(steps: list[int], most:
         assert len(pack) == 1 or pack_bytes(problem, Itd, pack) <= room
         longer = configs[cut.start : cut.stop + 1]
         assert len(pack) == most or longer == pack or pack_bytes(problem, Itd, longer) > room
+
+
+def test_a_number_of_trials_is_a_most_and_memory_allows_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight trials of SABA's tables were 23 GB, and the kernel killed the driver."""
+    monkeypatch.setattr("harness.sizing.free_memory", lambda device: 10**9)
+    spec: Any = SimpleNamespace(
+        rules=SimpleNamespace(evaluate_at=()), solvers=["a"], trials_of=lambda solver: 40
+    )
+
+    asked, auto = (Execution("inline", None, None, pack).packing_of("cpu", spec) for pack in ("30", "auto"))
+    assert (asked.most, auto.most) == (30, MOST_ON_CPU) and asked.room == auto.room == SHARE * 10**9
+    assert Execution("ray", 2, "auto", "7").packing_of("cuda", spec).room is None
