@@ -28,15 +28,14 @@ from torch import Tensor
 
 from harness.batch import Batch, Level
 from harness.device import onto
+from harness.permutation import keys_of, permuted
 
 EPOCHS, PARTITION = "epochs", "partition"
 THROUGH = (EPOCHS, PARTITION)
 KEPT = 16  # permutations kept
 MOST_WRITTEN = 100_000
 """Of more examples, a permutation is computed where it is met: most of it never is."""
-ROUNDS = 8
 BLOCK = 16  # batches cut at once: a view by itself costs as much as all of them
-_ONE, _BITS = np.uint64(1), np.uint64(64)
 
 
 def generator(*place: int | str) -> np.random.Generator:
@@ -115,7 +114,7 @@ def _written(draw: np.random.Generator, examples: int, size: int, device: torch.
 
 def _computed(draw: np.random.Generator, examples: int, size: int, device: torch.device) -> Between:
     """A permutation of which no more is computed than what is met."""
-    keys = draw.integers(2**63, size=ROUNDS, dtype=np.uint64)
+    keys = keys_of(draw)
 
     def between(start: int, stop: int) -> tuple[Tensor, Tensor]:
         part = torch.from_numpy(_sorted(permuted(np.arange(start, stop), keys, examples), size))
@@ -130,35 +129,6 @@ def _sorted(order: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     order[:whole] = np.sort(order[:whole].reshape(-1, size), axis=1).ravel()
     order[whole:].sort()
     return order
-
-
-def permuted(places: NDArray[np.int64], keys: NDArray[np.uint64], examples: int) -> NDArray[np.int64]:
-    """What a permutation of 0, ..., examples - 1, which the keys decide, has at these places.
-
-    A Feistel network (Luby and Rackoff 1988) permutes the numbers of so many bits; one that leads beyond the
-    examples is followed until it leads back (Black and Rogaway 2002)."""
-    low = np.uint64((examples - 1).bit_length() // 2)
-    high = np.uint64((examples - 1).bit_length()) - low
-
-    def network(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left, right = numbers >> low, numbers & ((_ONE << low) - _ONE)
-        for one, two in zip(keys[::2], keys[1::2], strict=True):
-            left ^= _mixed(right, one) >> (_BITS - high)
-            right ^= _mixed(left, two) >> (_BITS - low)
-        return (left << low) | right
-
-    found = network(places.astype(np.uint64))
-    while len(beyond := np.flatnonzero(found >= examples)):
-        found[beyond] = network(found[beyond])
-    return found.astype(np.int64)
-
-
-def _mixed(numbers: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-    """64 bits of which the upper ones depend on every bit of both (multipliers of SplitMix64)."""
-    mixed = (numbers ^ key) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(32)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    return mixed
 
 
 class Streams:

@@ -21,10 +21,11 @@ from harness.errors import HarnessError, PluginError
 from harness.meter import Meter
 from harness.oracle import Oracle
 from harness.params import MOST_STEPS, check_values
+from harness.permutation import keys_of, permuted
 from harness.place import Place, first_place
 from harness.rules import Rules
 from harness.runner import first_cost, run_pack
-from harness.streams import MOST_WRITTEN, ROUNDS, Streams, generator, part, permuted, samples
+from harness.streams import MOST_WRITTEN, Streams, generator, part, samples
 from solvers.bsgm import Bsgm, BsgmGrowing
 
 ONE = dict.fromkeys(KINDS, 1.0)
@@ -277,7 +278,7 @@ def test_a_computed_permutation_is_one(examples: int, seed: int) -> None:
 
 
 def _keys(seed: int) -> Any:
-    return generator(seed, "keys").integers(2**63, size=ROUNDS, dtype=np.uint64)
+    return keys_of(generator(seed, "keys"))
 
 
 @pytest.mark.parametrize("examples", [13, 16, 17])
