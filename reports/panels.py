@@ -66,12 +66,14 @@ def scale(axes: Axes, kind: str) -> Axes:
 
 
 def _ticks(axis: Axis) -> None:
-    """Ticks of a log axis at powers of ten, also at 2 and 5 where those are few, labelled in one style."""
+    """Ticks of a log axis at powers of ten, also at 3, or at 2 and 5, where those are few, labelled in one
+    style."""
     from matplotlib.ticker import Formatter, LogLocator, NullLocator
 
     class Few(LogLocator):
         def tick_values(self, vmin: float, vmax: float) -> Any:
-            self.set_params(subs=(1.0, 2.0, 5.0) if vmax < 200 * vmin else (1.0,))
+            few = (1.0, 2.0, 5.0) if vmax < 20 * vmin else (1.0, 3.0)
+            self.set_params(subs=few if vmax < 200 * vmin else (1.0,))
             return super().tick_values(vmin, vmax)
 
     class InOneStyle(Formatter):
