@@ -70,7 +70,7 @@ class AmigoSynthetic(Recipe):
     scales = {
         "smoke": Scale((1, 10, 10_000), 40, 20, 300, 20, 0.02),
         "small": Scale(CONDITIONS, 200, 100, 20_000, 200, 0.5),
-        "paper": Scale(CONDITIONS, 2000, 1000, 10_000, 300, 10),
+        "paper": Scale(CONDITIONS, 2000, 1000, 60_000, 300, 10),
     }
 
     def parts(self, scale: Scale, setup: SetUp) -> list[Part]:
