@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ SPEC_KEY = b"bilevel-harness study"
 COLUMNS = ("solver", "number", "state", "objective", "result", "points")
 OF_THE_RUN = ("seconds", "evaluation_seconds", "pack")
 """What differs between two runs of one trial."""
+ROUNDING = 1e-6
 
 
 def export(folder: Path, out: Path) -> int:
@@ -126,7 +128,7 @@ def combined(places: Sequence[Path]) -> tuple[StudySpec, Results]:
 
 def _require_agreement(one: Results, two: Results, place: Path) -> None:
     known = sorted(one.keys() & two.keys())
-    contradictions = [f"{s}/{n}" for s, n in known if _lasting(one[s, n]) != _lasting(two[s, n])]
+    contradictions = [f"{s}/{n}" for s, n in known if not _alike(_lasting(one[s, n]), _lasting(two[s, n]))]
     if contradictions:
         raise HarnessError(
             f"{place} contradicts the studies before it: {len(contradictions)} trials with other numbers, "
@@ -139,6 +141,17 @@ def _lasting(one: Told) -> list[dict[str, Any]]:
     points = read_line(one.line())
     parts = [one.head(), *(points[kind] for kind in KINDS)]
     return [{key: value for key, value in part.items() if key not in OF_THE_RUN} for part in parts]
+
+
+def _alike(one: Any, two: Any) -> bool:
+    """To rounding: a trial's last digits depend on the pack that it ran in. Whole numbers are the same."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(_alike(one[key], two[key]) for key in one)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(map(_alike, one, two))
+    if isinstance(one, float) and isinstance(two, float) and not (one.is_integer() and two.is_integer()):
+        return math.isclose(one, two, rel_tol=ROUNDING, abs_tol=1e-9)
+    return bool(one == two)
 
 
 def merge(out: Path, places: Sequence[Path]) -> dict[str, int]:

@@ -137,6 +137,27 @@ def test_what_differs_is_named_and_contradictions_are_not_decided(
     assert f"1 trials with other numbers, {name}" in error and error.count("\n") == 1 and not out.exists()
 
 
+@pytest.mark.parametrize(("factor", "code"), [(1 + 1e-13, 0), (1 + 1e-3, 2)])
+def test_another_packs_rounding_is_no_contradiction(
+    run: Any, monkeypatch: pytest.MonkeyPatch, factor: float, code: int
+) -> None:
+    """Shards and the whole study run a trial in other packs, where products of matrices round otherwise: what
+    differed in its last digit was refused."""
+    import pyarrow.parquet
+
+    one = run("one")
+    file, other = one.parent / "one.parquet", one.parent / "other.parquet"
+    assert harness(monkeypatch, "export", one, "--out", file) == 0
+    table = pyarrow.parquet.read_table(file)
+    rows = table.to_pylist()
+    result = json.loads(rows[4]["result"])
+    result["metrics"] = {name: value * factor for name, value in result["metrics"].items()}
+    rows[4]["result"] = json.dumps(result)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema), other)
+
+    assert harness(monkeypatch, "merge", one.parent / "merged", one, other) == code
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 and nothing", b"{}"])
 def test_a_file_that_is_none_is_refused_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: bytes
