@@ -45,6 +45,7 @@ COLUMNS = ("solver", "number", "state", "objective", "result", "points")
 OF_THE_RUN = ("seconds", "evaluation_seconds", "pack")
 """What differs between two runs of one trial."""
 ROUNDING = 1e-6
+"""Relative difference of two numbers that are the same but for the packs that they come from."""
 
 
 def export(folder: Path, out: Path) -> int:

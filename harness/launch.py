@@ -70,8 +70,7 @@ class Search:
 @dataclass(frozen=True)
 class Execution:
     """Where packs run. workers: packs at once; None: as many as the device carries. pack: trials at most, as
-    memory allows, or auto.
-    share: of the trials that run here."""
+    memory allows, or auto. share: of the trials that run here."""
 
     executor: str
     workers: int | None

@@ -157,13 +157,14 @@ def results_in(folder: Path, spec: StudySpec) -> Results:
 
 def _told(solver: str, trial: Trial, places: Mapping[str, int], points: Points) -> Told:
     """A result of the journal."""
-    seal = trial.attributes[RESULT].get(SEAL)
+    head, seal = partial(_head, solver, trial), trial.attributes[RESULT].get(SEAL)
     if seal is None:
-        return Told(partial(_head, solver, trial), partial(_line, solver, trial))
-    return Told(partial(_head, solver, trial), partial(points.line, places[seal]) if seal else bytes)
+        return Told(head, partial(_line, solver, trial))
+    return Told(head, partial(points.line, places[seal]) if seal else bytes)
 
 
 def _head(solver: str, trial: Trial) -> dict[str, Any]:
+    """Without points, nor the seal of their line."""
     return {key: value for key, value in named(solver, trial).items() if key not in (SEAL, *CURVES)}
 
 

@@ -61,11 +61,10 @@ def repriced(study: Record, prices: Mapping[str, float], budget: float) -> Recor
     view = View.of(study, kinds=True)
     points = pd.concat(
         [
-            its.assign(trial=[f"{s}/{number:.0f}" for number in its["number"]])
+            its.assign(trial=[f"{s}/{n:.0f}" for n in its["number"]], priced=_priced(its, prices))
             for s, its in view.judged.items()
         ]
     )
-    points = points.assign(priced=_priced(points, prices))
     diverged = (
         set(study.trials.loc[study.trials["state"] == "diverged", "trial"]) if len(study.trials) else set()
     )

@@ -156,9 +156,12 @@ class View:
     @cached_property
     def expected_best(self) -> dict[str, statistics.Floats]:
         """By solver: unbiased mean of the best of n draws, n of `statistics.effort_grid`."""
-        found = {solver: self.draws(solver)["objective"] for solver in self.solvers}
-        grids = {solver: statistics.effort_grid(len(values)) for solver, values in found.items()}
-        return {s: statistics.best_of_n_mean(values, grids[s]) for s, values in found.items() if len(values)}
+        drawn = {solver: self.draws(solver)["objective"] for solver in self.solvers}
+        return {
+            solver: statistics.best_of_n_mean(values, statistics.effort_grid(len(values)))
+            for solver, values in drawn.items()
+            if len(values)
+        }
 
     @cached_property
     def importances(self) -> dict[str, dict[str, float]]:
