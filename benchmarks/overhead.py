@@ -1,22 +1,22 @@
 """What the engine costs in an upper iteration of a single-loop method (SOBA), apart from its derivatives.
 
 Three parts of the time of one upper iteration of a pack: the problem's derivatives, timed inside them; the
-step's own arithmetic, which is the step on an oracle that answers at once and charges nothing; and the
-engine, which is the rest: mini-batches, charging, state checks, curves.
+step's own arithmetic, which is the step but for its calls of the oracle; and the engine, which is the rest:
+mini-batches, charging, state checks, curves, and the dozen clocks of this benchmark.
 """
 
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
 
 from benchmarks import common
 from benchmarks.common import microseconds
-from harness.place import first_place
+from harness.oracle import Oracle
 from harness.plugins import Plugins
-from harness.problem import Problem
 from harness.rules import Rules
 from harness.runner import run_pack
 from harness.solver import Solver
@@ -41,58 +41,47 @@ def configs(trials: int) -> list[dict[str, Any]]:
     return [fixed | {"upper_step_size": 0.01 / (n + 1)} for n in range(trials)]
 
 
-class Stopwatch:
-    """Seconds inside a problem's derivatives."""
+class Seconds:
+    """Of all calls of some functions together."""
 
-    def __init__(self, watched: Problem) -> None:
-        self.seconds = 0.0
-        for name in DERIVATIVES:
-            setattr(watched, name, self._timed(getattr(watched, name)))
+    def __init__(self) -> None:
+        self.spent = 0.0
 
-    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             begun = time.perf_counter()
-            found = method(*args)
-            self.seconds += time.perf_counter() - begun
+            found = function(*args)
+            self.spent += time.perf_counter() - begun
             return found
 
         return call
 
 
-class Ready:
-    """An oracle that has its answers ready: what is left of a step is its own arithmetic."""
+class Parts(NamedTuple):
+    """Seconds of an upper iteration of a pack, set-up and evaluation apart: all of it, the problem's
+    derivatives, and the step outside the oracle."""
 
-    def __init__(self, place: Any, x: Tensor, y: Tensor) -> None:
-        self.place, self.x, self.y = place, x, y
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        answers = {"upper_gradient": (self.x, self.y), "cross": self.x}
-        answer = answers.get(name, self.y)
-        return lambda *args, **kwargs: answer
-
-    def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
-        return torch.addcmul(x, direction, step_size, value=-1)
+    whole: float
+    derivatives: float
+    arithmetic: float
 
 
-def arithmetic(solver: type[Solver[Any]], trials: int, place: Any) -> Callable[[], float]:
-    quadratic = problem()
-    packed = solver.pack(configs(trials), CPU, torch.float64)
-    x = torch.zeros(trials, quadratic.dim_x, dtype=torch.float64)
-    y = torch.zeros(trials, quadratic.dim_y, dtype=torch.float64)
-    oracle: Any = Ready(place, x, y)
-    oracle.x0, oracle.y0 = x, y
-    state = packed.init(oracle)
-    return common.timed(lambda: [packed.step(oracle, state) for _ in range(200)], 200)
-
-
-def search(solver: type[Solver[Any]], trials: int, iterations: int) -> tuple[float, float]:
-    """Seconds of an upper iteration of a pack, set-up and evaluation apart, and of these in derivatives."""
+def search(solver: type[Solver[Any]], trials: int, iterations: int) -> Parts:
     quadratic, rules = problem(), Rules(budget=4 * BATCH * iterations, prices={}, seed=1)
-    watch = Stopwatch(quadratic)
-    begun = time.perf_counter()
-    (first, *_) = run_pack(quadratic, solver, configs(trials), rules, CPU, quadratic.dtype)
-    seconds = time.perf_counter() - begun
-    return seconds / first.upper_iterations, watch.seconds / first.upper_iterations
+    derivatives, oracle, step = Seconds(), Seconds(), Seconds()
+    watched = [
+        *((quadratic, name, derivatives) for name in DERIVATIVES),
+        *((Oracle, name, oracle) for name in (*DERIVATIVES, "lower_batch", "upper_batch", "or_start")),
+        (solver, "step", step),
+    ]
+    with ExitStack() as patches:
+        for owner, name, seconds in watched:
+            patches.enter_context(patch.object(owner, name, seconds.of(getattr(owner, name))))
+        begun = time.perf_counter()
+        (first, *_) = run_pack(quadratic, solver, configs(trials), rules, CPU, quadratic.dtype)
+        whole = time.perf_counter() - begun
+    parts = Parts(whole, derivatives.spent, step.spent - oracle.spent)
+    return Parts(*(seconds / first.upper_iterations for seconds in parts))
 
 
 def main() -> None:
@@ -102,11 +91,8 @@ def main() -> None:
     common.one_thread()
     solver, rows = Plugins().solver("soba"), []
     for trials in PACKS:
-        found = [search(solver, trials, options.iterations) for _ in range(options.repeats)]
-        whole, derivatives = min(found)
-        own = min(
-            arithmetic(solver, trials, first_place(problem(), 1, None).at(9))()
-            for _ in range(options.repeats)
+        whole, derivatives, own = min(
+            search(solver, trials, options.iterations) for _ in range(options.repeats)
         )
         engine = whole - derivatives - own
         share = f"{derivatives / whole:.0%}"

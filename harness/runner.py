@@ -5,6 +5,7 @@ This is the only loop over upper iterations. It knows neither Ray nor the record
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -73,7 +74,7 @@ class Run:
                     self._curve_grid(self.accountant.priced(declared))
                 self._pass_stops(state, declared)
                 fits = self.accountant.fits(meter.running, declared)
-                if not fits.all():
+                if np.count_nonzero(fits) < len(fits):
                     declared = np.broadcast_to(declared, (len(declared), meter.trials))
                     self._measure(state, ~fits)
                     self._output(state, ~fits)
@@ -151,8 +152,10 @@ class Run:
 
     def _diverged(self, before: State, after: State) -> np.ndarray | None:
         """Which trials end here, recorded as diverged, with the reason; None: none does."""
-        noted, suspects = self.meter.system_failed, after.suspects()
-        if not bool((suspects if noted is None else suspects | noted).any()):  # the one look at a device
+        noted, total = self.meter.system_failed, after.total()
+        if noted is not None:
+            total = torch.where(noted.any(), math.nan, total)
+        if math.isfinite(float(total)):  # the one look at a device
             return None
         ending = ~after.finite().cpu().numpy()
         reasons = {int(n): after.not_finite(int(n)) for n in np.flatnonzero(ending)}
@@ -207,7 +210,7 @@ class Run:
         """A point of the curve of the running trials that have passed one of their grid since the last."""
         running, spent = self.meter.running, self.accountant.spent
         due = self.next_point[running] <= spent[running]
-        if due.any():
+        if np.count_nonzero(due):
             self._measure(state, due)
             for n in self.meter.live[due]:
                 passed = int((self.grid[n] <= spent[n]).sum())

@@ -39,9 +39,10 @@ class State:
         """The state of some of the trials."""
         return type(self)(**{name: _chosen(value, trials) for name, value in vars(self).items()})
 
-    def suspects(self) -> Tensor:
-        """Which trials may hold a number that is not finite, shape (N,): the sum of all is not."""
-        return ~torch.isfinite(reduce(torch.add, (value.flatten(1).sum(1) for value in vars(self).values())))
+    def total(self) -> Tensor:
+        """The sum of all numbers of all trials, a scalar: finite only where they all are."""
+        total: Tensor = reduce(torch.add, (value.sum() for value in vars(self).values()))
+        return total
 
     def finite(self) -> Tensor:
         """Which trials hold finite numbers only, shape (N,)."""
