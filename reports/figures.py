@@ -147,11 +147,12 @@ def parameters(view: View) -> Picture:
 
 def distribution(view: View) -> Picture:
     """Boxes and points beside the empirical distribution, one axis for the objective."""
+    names = 0.15 * max(0, len(view.solvers) - 6)  # inches that more of them take, below and in the legend
     if abreast(3) == 3:
-        figure = blank(3.0)
+        figure = blank(3.0 + names)
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
     else:
-        figure = blank(5.4)
+        figure = blank(5.4 + names)
         left, right = figure.subplots(2, 1, sharey=True)
         right.set_ylabel(text.mathtext(view.axis(view.objective)))
     panels.scale(left, view.scale(view.objective))

@@ -204,7 +204,7 @@ def spread(axes: Axes, view: View) -> Axes:
         top = np.full((~there).sum(), 0.98)
         axes.scatter(across[~there], top, s=10, transform=axes.get_xaxis_transform(), **cross)
     axes.set_xticks(range(len(view.solvers)), [two_lines(view.label(s)) for s in view.solvers])
-    axes.tick_params(axis="x", rotation=25)
+    axes.tick_params(axis="x", rotation=25 if len(view.solvers) <= 6 else 60)  # two lines each stay apart
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(view.solvers) - 0.4)
