@@ -190,7 +190,9 @@ def joint_directions(
 
 def recursive_momentum(d: Tensor, new: Tensor, old: Tensor, weight: Tensor | float) -> Tensor:
     """new + (1 - weight) * (d - old), new and old on the same batch: STORM's estimate; weight 0: SPIDER's."""
-    return new + (1 - weight) * (d - old)
+    if isinstance(weight, Tensor):
+        return torch.addcmul(new, d - old, 1 - weight)
+    return torch.add(new, d - old, alpha=1 - weight)
 
 
 def lower_sgd(

@@ -18,8 +18,9 @@ def nearest(rows: Tensor, ball: str, radius: float) -> Tensor:
     if ball == "linf":
         return rows.clamp(-radius, radius)
     size = norms(rows, ball).unsqueeze(1)
-    outside = rows * (radius / size) if ball == "l2" else _nearest_of_l1(rows, radius)
-    return torch.where(size > radius, outside, rows)
+    if ball == "l2":
+        return rows * torch.where(size > radius, radius / size, 1)
+    return torch.where(size > radius, _nearest_of_l1(rows, radius), rows)
 
 
 def _nearest_of_l1(rows: Tensor, radius: float) -> Tensor:

@@ -20,6 +20,7 @@ training has momentum 0.5, not 0 (`final_momentum`).
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
@@ -37,6 +38,7 @@ RETRAINING_STEPS = 1000
 RETRAINING_STEP_SIZE = 0.1
 BLOCK = 2000  # clean rows whose logits stay in cache during the retraining
 OWN_BLOCK = 900  # the same for the poisoned rows, which are each trial's own
+STEP_BLOCK = 128  # rows of x whose arrays in a projected step stay in cache
 WORKING_SPACE = 2**28  # bytes of the trials' own rows that are computed at once on a device
 
 
@@ -239,13 +241,26 @@ class DataPoisoning(Problem):
     def projected_step(self, x: Tensor, direction: Tensor, step_size: Tensor) -> Tensor:
         """Only rows with a gradient move; the others are feasible already."""
         moved, gradient = x.clone().view(-1, self.pixels), direction.reshape(-1, self.pixels)
-        touched = gradient.any(1).nonzero().squeeze(1)
-        for rows in torch.split(touched, self._own_rows):
-            trial, image = rows // len(self._poison.images), rows % len(self._poison.images)
+        touched = gradient.any(1)
+        for rows, trial, image in self._places(touched):
             size = step_size[trial] if step_size.shape[1] == 1 else step_size.view_as(gradient)[rows]
-            stepped = moved[rows] - size * gradient[rows]
-            moved[rows] = self._project_rows(stepped, self._poison.images[image])
+            stepped = self._project_rows(moved[rows] - size * gradient[rows], self._poison.images[image])
+            moved[rows] = torch.where(touched[rows].unsqueeze(1), stepped, moved[rows])
         return moved.view_as(x)
+
+    def _places(self, touched: Tensor) -> Iterator[tuple[slice | Tensor, slice | Tensor, slice | Tensor]]:
+        """Rows of x (N * |I|, p), all that are touched among them, with their trials and their images. Where
+        most of them are, as by a mean direction, a CPU takes slices of all: what is sliced is not copied."""
+        poisoned = len(self._poison.images)
+        if self._stacked or torch.count_nonzero(touched) < len(touched) / 2:
+            for rows in torch.split(touched.nonzero().squeeze(1), self._own_rows):
+                yield rows, rows // poisoned, rows % poisoned
+            return
+        for trial in range(len(touched) // poisoned):
+            for first in range(0, poisoned, STEP_BLOCK):
+                image = slice(first, min(first + STEP_BLOCK, poisoned))
+                start = trial * poisoned
+                yield slice(start + image.start, start + image.stop), slice(trial, trial + 1), image
 
     # --- metrics and evaluation
 
