@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.batch import MiniBatch
+from harness.blocks import MiniBatches, SystemState
 from harness.budget import KINDS, Accountant, Cost
 from harness.check import CPU, F64, Counting
 from harness.meter import Meter
 from harness.oracle import Oracle
+from harness.place import Place
 from harness.rules import Rules
 from harness.runner import run_pack
 from harness.streams import Streams
@@ -99,6 +101,29 @@ def test_divergence_is_scored_by_its_rule() -> None:
     assert last.metrics == stopped.metrics
     assert diverged["x0"].objective < last.objective < diverged["worst"].objective == float("inf")
     assert diverged["worst"].metrics == {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Huge(MiniBatches[SystemState]):
+    """Stays where it is, with a z whose entries are finite and whose sum is not."""
+
+    label, reference = "Huge", "none"
+
+    def cost(self, place: Place) -> Cost:
+        return Cost(lower_gradient=self.lower_samples(place))
+
+    def init(self, oracle: Oracle) -> SystemState:
+        return SystemState(x=oracle.x0, y=oracle.y0, z=torch.full_like(oracle.y0, 1e308))
+
+    def step(self, oracle: Oracle, state: SystemState) -> SystemState:
+        oracle.lower_gradient(state.x, state.y, self.lower_batch(oracle, "lower"))
+        return state
+
+
+def test_finite_numbers_whose_sum_overflows_are_no_divergence() -> None:
+    config = dict(upper_step_size=0.1, lower_step_size=0.1, batch_size=5, upper_batch_size=0)
+    for result in run_pack(_problem(), Huge, [config, config], Rules(50, ONE, 0), CPU, F64):
+        assert (result.state, result.upper_iterations) == ("completed", 10)
 
 
 def test_a_system_that_is_not_finite_falls_back_or_diverges_as_asked() -> None:
