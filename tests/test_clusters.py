@@ -1,4 +1,4 @@
-"""Short plays of the recipes for clusters and for plug-ins that misbehave."""
+"""Short plays of `upkeep` for clusters and for plug-ins that misbehave."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes.machines import possible
+from upkeep.machines import possible
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,13 +22,13 @@ def play(module: str, *words: str) -> None:
 def test_nodes_that_lack_something_or_are_switched_off_leave_the_record_as_it_is() -> None:
     if not possible():
         pytest.skip("this system makes no namespaces")
-    play("recipes.clusters", "--scenes", "a_node_lacks_something,a_node_is_switched_off")
+    play("upkeep.clusters", "--scenes", "a_node_lacks_something,a_node_is_switched_off")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_tenth_of_the_plug_ins_that_misbehave_harms_nobody() -> None:
-    play("recipes.misbehaviour", "--executors", "inline", "--every", "10")
+    play("upkeep.misbehaviour", "--executors", "inline", "--every", "10")
 
 
 def test_ray_takes_the_cluster_of_the_page() -> None:

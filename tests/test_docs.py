@@ -11,7 +11,7 @@ import pytest
 
 from harness.cli import main
 from harness.plugins import PLUGIN_KINDS, Plugins
-from recipes import algorithms, command_line, data_dictionary
+from upkeep import algorithms, command_line, data_dictionary
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")])

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from harness.record import JOURNAL, load_record
-from recipes import kills
+from upkeep import kills
 
 KILLS = 3
 

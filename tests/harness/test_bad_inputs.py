@@ -1,4 +1,4 @@
-"""Some of recipes/bad_inputs.py, and what its children cannot tell: the rest runs there."""
+"""Some of upkeep/bad_inputs.py, and what its children cannot tell: the rest runs there."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from rich.console import Console
 from harness.errors import LONGEST, one_line
 from harness.progress import tally_table
 from harness.spec import read_spec
-from recipes.bad_inputs import answer, cases
+from upkeep.bad_inputs import answer, cases
 
 TABLE3 = Path(__file__).parents[2] / "docs" / "results" / "table3"
 

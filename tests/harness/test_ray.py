@@ -24,8 +24,8 @@ from harness.trainable import ASIDE, BROKEN, NODE, RESULTS, SHIFT, Board, PackTr
 from harness.travel import begun, packed, unpacked
 from harness.watchdog import Waiting
 from harness.worker import Context, Pack, results_to_json
-from recipes.kills import workers
 from tests.harness.test_study import SPACE, arguments
+from upkeep.kills import workers
 
 TOY = Path(__file__).with_name("toy_plugin.py")
 CONTEXT_ = Context("toy_quadratic", {}, None, 1, "cpu", [str(TOY)], Rules(10.0, {}, 1))

@@ -25,7 +25,7 @@ from harness.record import JOURNAL, RESULT, SEAL, _column, _Columns, load_record
 from harness.repair import repair
 from harness.result import Result
 from harness.spec import NAME, read_spec
-from recipes import corruptions
+from upkeep import corruptions
 
 ENTRY = {"op_code": 0, "worker_id": "w"}
 BARE = b'{"op_code":0,"worker_id":"w"}\n'

@@ -1,6 +1,6 @@
 """Curvatures and hypergradients along a plain descent of y, by which the ranges of two search spaces go.
 
-    python -m recipes.scales newsgroups|distillation [--data-dir FOLDER]
+    python -m upkeep.scales newsgroups|distillation [--data-dir FOLDER]
 
 At x0, after so many full lower steps of the papers' size: the largest curvature of g, the norms of y, d_y g,
 d_y f, z after 50 conjugate-gradient steps and the hypergradient with it; and the norm of the hypergradient

@@ -1,8 +1,8 @@
 """Studies on a Ray cluster of several machines, which go, come and lack things.
 
-    python -m recipes.clusters --out docs/results/cluster.md
+    python -m upkeep.clusters --out docs/results/cluster.md
 
-The machines are pretended on this one (recipes/machines.py; Linux). Only the driver's has the plug-in
+The machines are pretended on this one (upkeep/machines.py; Linux). Only the driver's has the plug-in
 files, the data folder and the folder of the study. In every scene the record must equal, number for
 number, that of the same study without Ray.
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.kills import numbers, told
-from recipes.machines import ROOT, STARTS, Machine, begin_network, child, possible, pretend
+from upkeep.kills import numbers, told
+from upkeep.machines import ROOT, STARTS, Machine, begin_network, child, possible, pretend
 
 PLUGIN = '''
 import time
@@ -41,7 +41,7 @@ class Points(Problem):
     """g = mean |y - x - a_i|^2 / 2, f = mean |y - b_i|^2 / 2; a and b are read from a file."""
 
     label = "points"
-    reference = "recipes/clusters.py"
+    reference = "upkeep/clusters.py"
     objective = "loss"
     headline = "loss"
     metric_names = {"loss": Metric("loss", "loss")}
@@ -73,7 +73,7 @@ class Steady(Solver[State]):
     """A gradient step on y, then one on x; a tenth of a second each, so that a study lasts."""
 
     label = "steady"
-    reference = "recipes/clusters.py"
+    reference = "upkeep/clusters.py"
     steps: torch.Tensor = count("steps", symbol="t")
     step_size: torch.Tensor = real("step size", symbol="eta")
 
@@ -386,9 +386,9 @@ def play(names: list[str], scratch: Path) -> tuple[list[str], int]:
 
 HEAD = f"""# Studies on a cluster
 
-`python -m recipes.clusters`: a study of {TRIALS} trials in packs of {PACK}, its problem and solver in a
+`python -m upkeep.clusters`: a study of {TRIALS} trials in packs of {PACK}, its problem and solver in a
 plug-in file, on machines that are pretended on one (each has its own address, processes and `/tmp`;
-`recipes/machines.py`). Nodes have one CPU each, the driver's machine none where nothing else is said.
+`upkeep/machines.py`). Nodes have one CPU each, the driver's machine none where nothing else is said.
 *Equal*: the record is, number for number, that of the same study without Ray, and no trial failed.
 
 | what happens | what was seen | record | seconds |
@@ -407,7 +407,7 @@ def main() -> None:
             raise SystemExit(
                 "error: this system makes no namespaces (unshare, ip); Linux with user namespaces does"
             )
-        pretend("recipes.clusters", [*sys.argv[1:], "--inside"])
+        pretend("upkeep.clusters", [*sys.argv[1:], "--inside"])
     names = [name for name in options.scenes.split(",") if name]
     if unknown := set(names) - set(SCENES_BY_NAME):
         raise SystemExit(f"error: no scene {', '.join(unknown)}; valid: {', '.join(SCENES_BY_NAME)}")

@@ -1,6 +1,6 @@
 """Solver and problem plug-ins that misbehave, each beside a good one, whose record must not change.
 
-    python -m recipes.misbehaviour --out docs/results/misbehaviour.md
+    python -m upkeep.misbehaviour --out docs/results/misbehaviour.md
 
 Plug-ins are made from tables: what is done (raise, exit, change the process, give something wrong back) times
 where (each hook). After every bad solver comes a good one, all of them the same method: each must
@@ -36,7 +36,7 @@ from harness.api import Cost, Metric, Problem, Solver, State, count, real
 
 @dataclasses.dataclass(kw_only=True)
 class Plain(Problem):
-    label, reference, objective, headline = "plain", "recipes/misbehaviour.py", "loss", "loss"
+    label, reference, objective, headline = "plain", "upkeep/misbehaviour.py", "loss", "loss"
     metric_names = {"loss": Metric("loss", "loss")}
 
     def setup(self, data_dir, data_seed, device, dtype):
@@ -63,7 +63,7 @@ class Plain(Problem):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Good(Solver[State]):
-    label, reference = "good", "recipes/misbehaviour.py"
+    label, reference = "good", "upkeep/misbehaviour.py"
     steps: torch.Tensor = count("steps", symbol="t")
     step_size: torch.Tensor = real("step size", symbol="eta")
 
@@ -355,7 +355,7 @@ def try_problem(
 
 HEAD = """# Plug-ins that misbehave
 
-`python -m recipes.misbehaviour{words}`: {solvers} solvers and {problems} problems, made from tables. After
+`python -m upkeep.misbehaviour{words}`: {solvers} solvers and {problems} problems, made from tables. After
 each bad solver comes a good one: {wrong} of all that were tried harmed it, hung, left a traceback or ended
 without a word. On Ray one problem in {ray} is tried.
 

@@ -1,6 +1,6 @@
 """The tables of all solvers, from their docstrings and fields: docs/algorithms.md.
 
-python -m recipes.algorithms > docs/algorithms.md
+python -m upkeep.algorithms > docs/algorithms.md
 """
 
 import inspect
@@ -15,7 +15,7 @@ from harness.solver import Solver
 
 HEAD = """# Algorithms
 
-One line for each solver, made by `python -m recipes.algorithms`; the docstring of its file has the rule,
+One line for each solver, made by `python -m upkeep.algorithms`; the docstring of its file has the rule,
 the symbols, the reference and what differs from the paper. Costs are samples of an upper iteration.
 batch_size stands for the examples that a batch has: all of them where it is larger than the set, and fewer
 in the last batch of an epoch where it does not divide their number; n_lower and n_upper are all examples of

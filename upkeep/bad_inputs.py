@@ -1,6 +1,6 @@
 """What the command line makes of bad input: one line, exit code 2, nothing written, no traceback, no hang.
 
-python -m recipes.bad_inputs [WORD] > the table of docs/results/robustness.md; WORD: these commands only
+python -m upkeep.bad_inputs [WORD] > the table of docs/results/robustness.md; WORD: these commands only
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import harness.cli
 import harness.commands
 import harness.launch
 import reports.report  # noqa: F401 - once, for all children
-from recipes.algorithms import markdown
+from upkeep.algorithms import markdown
 
 LIMIT = 60.0
 """Seconds that an answer may take."""

@@ -1,6 +1,6 @@
 """Damage the record of a study in many ways, and see that it is never read as another.
 
-    python -m recipes.corruptions --rounds 400 --out docs/results/robustness.md
+    python -m upkeep.corruptions --rounds 400 --out docs/results/robustness.md
 
 Each round copies the folder of a finished study, damages its journal, its points or its study.json
 in one way at a random place, and reads it. The outcome is one of:
@@ -204,7 +204,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         outcomes, repaired = rounds(options.rounds, options.seed, options.finish, Path(scratch))
-    command = f"python -m recipes.corruptions --rounds {options.rounds} --seed {options.seed}"
+    command = f"python -m upkeep.corruptions --rounds {options.rounds} --seed {options.seed}"
     text = HEAD.format(command=command) + table(outcomes, repaired) + "\n"
     sys.stdout.write(text)
     if options.out:

@@ -1,6 +1,6 @@
 """How often the intervals and tests of the reports are right, in simulated studies whose truth is known.
 
-    python -m recipes.coverage --studies 1000 > docs/results/coverage.md
+    python -m upkeep.coverage --studies 1000 > docs/results/coverage.md
 
 Objectives are drawn from a normal, a heavy-tailed (log-normal, sigma 2) and a tied distribution (a normal one
 cut off at its median, as where half of the trials score what x0 scores).
@@ -24,7 +24,7 @@ QUANTILES: dict[str, Callable[[Floats], Floats]] = {
 }
 HEAD = """# Coverage
 
-Simulated studies, made by `python -m recipes.coverage --studies {studies} > docs/results/coverage.md`; the
+Simulated studies, made by `python -m upkeep.coverage --studies {studies} > docs/results/coverage.md`; the
 standard error of a figure near 95 % is {error:.1f} points. *Exact*: should be 95 %. *At least*: 95 % or
 more by construction. A small version runs with the tests (`test_statistics.py`, `test_pairwise.py` and
 `test_compare.py` in `tests/reports`).

@@ -1,6 +1,6 @@
 """The reference of the command line, from its own declarations: docs/command-line.md.
 
-python -m recipes.command_line > docs/command-line.md
+python -m upkeep.command_line > docs/command-line.md
 """
 
 import inspect
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from typer.models import ArgumentInfo
 
 from harness.cli import app
-from recipes.algorithms import markdown
+from upkeep.algorithms import markdown
 
 HEAD = """# Command line
 
-Made by `python -m recipes.command_line`; `harness COMMAND --help` says the same. `harness
+Made by `python -m upkeep.command_line`; `harness COMMAND --help` says the same. `harness
 --install-completion` teaches your shell the commands, the options, and the names of problems and solvers.
 
 `harness --version` says the version. `--debug`, anywhere, shows an error with its traceback. Exit codes: 0; 1

@@ -1,6 +1,6 @@
 """Kill a study's driver, workers and Ray at random moments, again and again, and compare its record.
 
-    python -m recipes.kills --rounds 20 --out docs/results/kills.md
+    python -m upkeep.kills --rounds 20 --out docs/results/kills.md
 
 Each round starts a study in a fresh folder and disturbs it at random moments, in one of five ways at a time:
 SIGKILL to the driver, to one of its workers, to Ray's raylet or its gcs_server; SIGINT (Ctrl-C) to the
@@ -158,7 +158,7 @@ def one_round(folder: Path, executor: str, draw: random.Random) -> tuple[Counter
 
 HEAD = """# Kills
 
-`python -m recipes.kills --rounds {asked} --seed {seed}`: a study of 3 methods, 32 trials each, on Ray with 2
+`python -m upkeep.kills --rounds {asked} --seed {seed}`: a study of 3 methods, 32 trials each, on Ray with 2
 workers and in one process by turns.
 
 {equal} of {rounds} disturbed studies ended with the record of the undisturbed one, {trials} trials and

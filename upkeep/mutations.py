@@ -1,6 +1,6 @@
 """Small wrong edits of a source file, and which of them the tests do not notice.
 
-python -m recipes.mutations solvers/soba.py --tests tests/solvers --traced runs/traced.json --out runs/soba.md
+python -m upkeep.mutations solvers/soba.py --tests tests/solvers --traced runs/traced.json --out runs/soba.md
 
 For every file: mutants with one changed place each (operators, constants, comparisons, a term left out, a
 stale or mistaken variable, another batch, another step size, an upper iteration off by one), a random

@@ -1,16 +1,16 @@
 """What a report's data files hold, from the code that writes them: docs/data.md.
 
-python -m recipes.data_dictionary > docs/data.md
+python -m upkeep.data_dictionary > docs/data.md
 """
 
 import sys
 
-from recipes.algorithms import markdown
 from reports.data import FILES
+from upkeep.algorithms import markdown
 
 HEAD = """# Data
 
-Made by `python -m recipes.data_dictionary`. `harness report DIR` writes these files to `DIR/report/data`;
+Made by `python -m upkeep.data_dictionary`. `harness report DIR` writes these files to `DIR/report/data`;
 any reader of Parquet opens them. Numbers have full precision; what is absent is null. Tables lie beside
 them as CSV.
 """
