@@ -84,6 +84,32 @@ def test_what_is_timed_is_what_it_takes(
     assert taken / 3 < float(timing.search.sum()) < taken * 3
 
 
+def test_upper_iterations_are_counted_by_what_they_cost_after_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a clock that counts steps of x. The first upper iteration of SUSTAIN has one point of two, and at
+    this seed a shorter series than most."""
+    problem = Quadratic(upper_dim=5, lower_dim=4, samples=50)
+    problem.setup(None, 1, torch.device("cpu"), problem.dtype)
+    now, step = 0, problem.projected_step
+
+    def counted(x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        nonlocal now
+        now += len(x)
+        return step(x, *others)
+
+    monkeypatch.setattr(problem, "projected_step", counted)
+    monkeypatch.setattr("harness.pilot._clock", lambda device: lambda: now)
+    solver, rules = Plugins().solver("sustain"), Rules(20_000, {"cross": 0.5}, 30, curves=0)
+    config = SIZES | {"system_steps": 40, "batch_size": 1, "upper_batch_size": 1, "momentum": 0.5}
+    configs = [config | {"upper_decay": 0.0, "lower_decay": 0.0}] * 3
+    scoring = Scoring(problem, rules, "cpu", 0.1)
+    timing = pilot(problem, solver, configs, rules, Packing(3), scoring, 0.3)
+    now = 0
+    run_pack(problem, solver, configs, rules, torch.device("cpu"), problem.dtype)
+    assert float(timing.search.sum()) == pytest.approx(now, rel=0.3)
+
+
 def test_what_does_not_fit_takes_no_time() -> None:
     problem = Quadratic(upper_dim=5, lower_dim=4)
     problem.setup(None, 1, torch.device("cpu"), problem.dtype)
