@@ -36,7 +36,10 @@ def tally_table(
 ) -> Table:
     """One row per solver, and one for all. left: seconds to go by solver, nan: not known yet; None: no such
     column."""
-    table = Table("solver", "done", "diverged", "failed", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    table.add_column("solver", no_wrap=True)
+    for head in ("done", "diverged", "failed"):
+        table.add_column(head)
     table.add_column(Text(objective_in_words(spec)), justify="right")
     table.add_column("samples spent", justify="right")
     if left is not None:

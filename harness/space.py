@@ -136,7 +136,8 @@ def _shipped(problem: str) -> Traversable:
 
 
 def shipped_text(problem: str, solver: str) -> str:
-    """The shipped search space of a problem as it is written; of one solver, if one is named, its tables.
+    """The shipped search space of a problem as it is written; of one solver, if one is named, its tables with
+    the comments right above them.
 
     Raises HarnessError: there is none."""
     shipped = _shipped(problem)
@@ -148,8 +149,8 @@ def shipped_text(problem: str, solver: str) -> str:
     text = shipped.read_text("utf-8")
     if not solver:
         return text.rstrip()
-    blocks = re.split(r"\n+(?=\[)", text)
-    own = [block for block in blocks if re.match(rf"\[{re.escape(solver)}[\].]", block)]
+    header = re.compile(rf"^\[{re.escape(solver)}[\].]", re.MULTILINE)
+    own = [block for block in text.split("\n\n") if header.search(block)]
     if not own:
         raise HarnessError(f"{problem} has no table for {solver!r}; {nearest(solver, tomllib.loads(text))}")
     return "\n\n".join(own).rstrip()

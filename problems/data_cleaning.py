@@ -16,7 +16,9 @@ pixel with the mean and the deviation of the n. `digits`, for tests, takes the s
 and 119 of 1437, 360 for the test. The split and the corruption are the public benchmark's, RandomState(32),
 whatever --data-seed, unless `seeds` is "own": then RandomState(--data-seed).
 
-Evaluation: errors in percent of the W that the method holds, on validation and test images; no retraining.
+Evaluation: errors in percent of the W that the method holds, on validation and test images; no retraining. So
+a penalty method whose penalty is small holds a W that is fitted to the validation images themselves: of its
+errors only that on test images says anything.
 
 Reference: M. Dagréou, P. Ablin, S. Vaiter, T. Moreau, "A Framework for Bilevel Optimization that Enables
 Stochastic and Global Variance Reduction Algorithms", NeurIPS 2022, Section 4, as in its authors' public

@@ -141,8 +141,15 @@ def test_a_shipped_space_is_printed_as_it_is_written() -> None:
     whole, one = shipped_text("data_poisoning", ""), shipped_text("data_poisoning", "bsgm")
     assert one in whole and set(tomllib.loads(one)) == {"bsgm"}
     assert tomllib.loads(one)["bsgm"] == tomllib.loads(whole)["bsgm"]
+    assert shipped_text("data_cleaning", "meha").startswith("# x moves by")
     with pytest.raises(HarnessError, match="did you mean 'data_poisoning'"):
         shipped_text("data_poisonning", "")
+
+
+@pytest.mark.parametrize("problem", Plugins().names("problem"))
+def test_what_is_printed_of_one_solver_is_all_that_is_its_own(problem: str) -> None:
+    for solver, table in tomllib.loads(shipped_text(problem, "")).items():
+        assert tomllib.loads(shipped_text(problem, solver)) == {solver: table}
 
 
 def test_the_shipped_space_is_table_2() -> None:
