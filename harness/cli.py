@@ -431,7 +431,7 @@ def list_plugins(plugins: PluginFile = None) -> None:
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME")], plugins: PluginFile = None) -> None:
-    """The parameters of a solver or the options of a problem."""
+    """The parameters of a solver and their usual ranges, or the options of a problem."""
     from harness.listing import print_plugin
 
     print_plugin(name, plugins or [])

@@ -13,7 +13,8 @@ from rich.text import Text
 from harness.errors import HarnessError, nearest
 from harness.params import MOST_STEPS, Parameter, parameters
 from harness.plugins import PLUGIN_KINDS, Plugin, Plugins
-from harness.solver import Needs
+from harness.solver import Needs, Solver
+from harness.space import find_space, in_words
 
 
 def print_list(files: Sequence[Path]) -> None:
@@ -106,6 +107,24 @@ def print_plugin(name: str, files: Sequence[Path]) -> None:
             lines.insert(2, f"defined where: {needs_in_words(loaded.needs) or 'everywhere'}")
         console.print(Text("\n".join(lines)))
         console.print(table)
+        if kind == "solver" and (usual := _usual(plugins, name, loaded)).row_count:
+            console.print(usual)
+
+
+def _usual(plugins: Plugins, solver: str, plugin: type[Solver[Any]]) -> Table:
+    """What the shipped search spaces give a solver, but for values that are its defaults; nothing where they
+    are another's of that name."""
+    table, known = _table("on", "usual ranges"), parameters(plugin)
+    for problem in plugins.names("problem"):
+        shipped = find_space(problem, None)
+        if solver in shipped.solvers():
+            try:
+                entries = shipped.space(solver, plugin).entries
+            except HarnessError:
+                continue
+            own = {name: e for name, e in entries.items() if e != {"value": known[name].default}}
+            table.add_row(Text(problem), Text("; ".join(f"{name} {in_words(e)}" for name, e in own.items())))
+    return table
 
 
 def _meaning(parameter: Parameter) -> str:

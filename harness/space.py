@@ -66,6 +66,16 @@ class Space:
         return given[name] if name in given else self.entries[name].get("value")
 
 
+def in_words(entry: Entry) -> str:
+    if "tie" in entry:
+        return f"= {entry['tie']}"
+    if "choices" in entry:
+        return f"one of {', '.join(map(str, entry['choices']))}"
+    if "value" in entry:
+        return str(entry["value"])
+    return f"{entry['low']:g} to {entry['high']:g}"
+
+
 def _distribution(entry: Entry) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

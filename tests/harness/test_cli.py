@@ -229,6 +229,22 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert package.__version__ == version("bilevel-harness")
 
 
+def test_a_solver_is_shown_with_its_usual_ranges(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert harness(monkeypatch, ["show", "bsgm"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "data_poisoning upper_step_size 1000 to 1e+09;" in said
+    assert "system_steps = lower_steps;" in said and "upper_batch_size 0" not in said
+
+    assert harness(monkeypatch, ["show", "toy_solver", "--plugin", TOY]) == 0
+    assert "usual" not in capsys.readouterr().out
+    other = tmp_path / "other.py"
+    other.write_text(Path(TOY).read_text("utf-8").replace("ToySolver", "Bsgm"), "utf-8")
+    assert harness(monkeypatch, ["show", "bsgm", "--plugin", str(other)]) == 0
+    assert "usual" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["solvers", "reports"])
 def test_a_folder_in_the_way_is_named_in_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
