@@ -112,16 +112,12 @@ def print_plugin(name: str, files: Sequence[Path]) -> None:
 
 
 def _usual(plugins: Plugins, solver: str, plugin: type[Solver[Any]]) -> Table:
-    """What the shipped search spaces give a solver, but for values that are its defaults; nothing where they
-    are another's of that name."""
+    """What the shipped search spaces give a solver, but for values that are its defaults."""
     table, known = _table("on", "usual ranges"), parameters(plugin)
     for problem in plugins.names("problem"):
         shipped = find_space(problem, None)
         if solver in shipped.solvers():
-            try:
-                entries = shipped.space(solver, plugin).entries
-            except HarnessError:
-                continue
+            entries = shipped.space(solver, plugin).entries
             own = {name: e for name, e in entries.items() if e != {"value": known[name].default}}
             table.add_row(Text(problem), Text("; ".join(f"{name} {in_words(e)}" for name, e in own.items())))
     return table
