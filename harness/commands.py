@@ -45,17 +45,17 @@ def run_trial(
     plugins = context.find_plugins()
     solver = plugins.solver(name)
     require_defined(solver, plugins.problem(context.problem))
+    typed = pairs(values, name)
     config = complete(
-        _space_of(context.problem, name, solver, space, plugins.names("solver")),
-        solver,
-        pairs(values, name),
-        name,
+        _space_of(context.problem, name, solver, space, plugins.names("solver")), solver, typed, name
     )
     with working(context) as worker:
         problem = worker.problem if isinstance(worker, Worker) else set_up(plugins, context)
         require_defined(solver, problem)
+        for words in oversized(problem, {key: config[key] for key in typed}):
+            raise HarnessError(f"{name}: {words}; give at most so many")
         for words in oversized(problem, config):
-            sys.stderr.write(f"note: {name}: {words}\n")
+            sys.stderr.write(f"note: {name}: {words}: all of them are taken\n")
         pack = Pack(name, (0,), (config,))
         run = worker.attempt if isinstance(worker, Worker) and not caught else worker.run
         try:

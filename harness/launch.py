@@ -192,11 +192,10 @@ def run_study(
     for solver in solvers.values():
         require_defined(solver, problem)
     for name, space in spec.spaces().items():
-        most = {
-            key: entry[k] for key, entry in space.entries.items() for k in ("value", "high") if k in entry
-        }
-        for words in oversized(problem, most):
-            typer.echo(f"note: {name}: {words}")
+        for words in oversized(problem, space.largest()):
+            if space_file.where[name] == str(search.space):
+                raise HarnessError(f"{search.space} [{name}]: {words}; give at most so many")
+            typer.echo(f"note: {name}: {words}: all of them are taken")
     packing = execution.packing_of(context.device, spec)
     if dry_run:
         packing = packing.on(free_memory(context.device), min(1.0, devices(context.device) / workers))

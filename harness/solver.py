@@ -174,14 +174,14 @@ def _chosen(value: Tensor, trials: slice | Tensor) -> Tensor:
 
 
 def oversized(problem: Problem, config: Mapping[str, Any]) -> list[str]:
-    """Batch sizes of a configuration above what their level has, in words. The engine takes all examples,
-    which may not be what was meant. A level of one example is deterministic: no words."""
+    """Batch sizes of a configuration above what their level has, in words: the engine takes all examples. A
+    level of one example is deterministic: no words."""
     found = []
     for name, size in config.items():
         level = "upper" if "upper" in name or problem.by_example else "lower"
         examples = problem.upper_examples if level == "upper" else problem.lower_examples
         if name.endswith("batch_size") and size > examples > 1:
-            found.append(f"{name} {size} is more than the {examples} {level} examples: all of them are taken")
+            found.append(f"{name} {size} is more than the {examples} {level} examples")
     return found
 
 

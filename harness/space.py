@@ -48,6 +48,12 @@ class Space:
         """The parameters that are drawn."""
         return {name: e for name, e in self.entries.items() if "low" in e or "choices" in e}
 
+    def largest(self) -> dict[str, Any]:
+        """The largest value of every parameter that is not tied."""
+        ends = {name: [entry.get("value", entry.get("high"))] for name, entry in self.entries.items()}
+        choices = {name: entry["choices"] for name, entry in self.entries.items() if "choices" in entry}
+        return {name: max(values) for name, values in (ends | choices).items() if None not in values}
+
     def distributions(self) -> dict[str, BaseDistribution]:
         return {name: _distribution(entry) for name, entry in self.searched().items()}
 

@@ -158,30 +158,28 @@ def test_a_recorded_trial_replays(
     assert harness(monkeypatch, [*replay, "toy_solver/9"]) == 2
 
 
-def test_a_batch_larger_than_the_set_is_noted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_batch_larger_than_the_set_is_refused_where_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    words = [
-        "trial",
-        "quadratic",
-        "soba",
-        "--set",
-        "samples=50",
-        "--set",
-        "noise=0.1",
-        "--set",
-        "lower_dim=3",
-    ]
-    words += ["--set", "upper_dim=4", "--budget", "500", "upper_step_size=0.1", "lower_step_size=0.1"]
-    monkeypatch.setattr("sys.argv", ["harness", *words, "batch_size=50", "upper_batch_size=51"])
-    with pytest.raises(SystemExit) as ended:
-        main()
+    """Of a shipped search space, whose numbers are for another data set, it is only said."""
+    said = "upper_batch_size 64 is more than the 50 upper examples"
+    problem = ["quadratic"]
+    for option in ("samples=50", "noise=0.1", "lower_dim=3", "upper_dim=4"):
+        problem += ["--set", option]
+    typed = ["upper_step_size=0.1", "lower_step_size=0.1", "batch_size=50", "upper_batch_size=64"]
+    assert harness(monkeypatch, ["trial", *problem, "soba", "--budget", "500", *typed]) == 2
+    assert capsys.readouterr().err.endswith(f"error: soba: {said}; give at most so many\n")
 
-    noted = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
-    assert not ended.value.code
-    assert noted == [
-        "note: soba: upper_batch_size 51 is more than the 50 upper examples: all of them are taken"
-    ]
+    run = ["run", *problem, "--solvers", "soba", "--trials", "1", "--budget", "500", "--executor", "inline"]
+    assert harness(monkeypatch, [*run, "--out", str(tmp_path / "s")]) == 0
+    assert f"note: soba: {said}: all of them are taken\n" in capsys.readouterr().out
+    own = tmp_path / "own.toml"
+    own.write_text(
+        "[soba]\nupper_step_size = 1\nlower_step_size = 0.1\nbatch_size = 9\nupper_batch_size = [8, 64]\n"
+    )
+    assert harness(monkeypatch, [*run, "--space", str(own), "--out", str(tmp_path / "t")]) == 2
+    assert capsys.readouterr().err.endswith(f"error: {own} [soba]: {said}; give at most so many\n")
+    assert not (tmp_path / "t").exists()
 
 
 def test_debug_shows_where_it_happened(
