@@ -16,7 +16,6 @@ from typing import Any
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -32,7 +31,7 @@ LISTING = "listed"
 """The sampler of a study that draws nothing: its specification lists the configurations."""
 CHECKSUM = "checksum"
 GROWS = "trials"
-TEXT = ("label", "reference", "parameters", "since")
+TEXT = ("label", "reference", "parameters", "since", "defaults")
 LISTED = ("configs", "of")
 NOT_COMPARED = {"versions", "metrics", "objective", "headline", GROWS}
 
@@ -53,7 +52,7 @@ class SolverSpec(BaseModel):
     published: dict[str, Any] = {}
     since: str = ""
     source: str = ""
-    defaults: dict[str, Any] = Field(default={}, exclude=True)
+    defaults: dict[str, Any] = {}
     configs: list[dict[str, Any]] = []
     of: list[int] = []
 
@@ -61,7 +60,7 @@ class SolverSpec(BaseModel):
 class StudySpec(BaseModel):
     """plugins: plug-in files with a fingerprint of their content, latest last. source: that of the file which
     defines the problem; empty: it is installed. versions: of what made the first trial. defaults: of the
-    problem's options, which a folder is taken to have that is older than an option; not stored.
+    problem's options: what a study is taken to have that is older than an option.
 
     As plain data the rules lie flat beside the other fields."""
 
@@ -81,7 +80,7 @@ class StudySpec(BaseModel):
     plugins: dict[str, str]
     source: str = ""
     versions: dict[str, str]
-    defaults: dict[str, Any] = Field(default={}, exclude=True)
+    defaults: dict[str, Any] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -157,11 +156,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
 def contradictions(old: StudySpec, new: StudySpec) -> list[str]:
     """Where two specifications are not of one study. Solvers and plug-in files that only one of them has do
     not count."""
-    one, two = (spec.model_dump(exclude=NOT_COMPARED) for spec in (old, new))
-    one["options"] = {n: new.defaults[n] for n in two["options"] if n in new.defaults} | one["options"]
-    for name in set(one["solvers"]) & set(two["solvers"]):
-        space, defaults = one["solvers"][name]["space"], new.solvers[name].defaults
-        space |= {n: {"value": v} for n, v in defaults.items() if n not in space}
+    one, two = _in_full(old, new), _in_full(new, old)
     for field in ("solvers", "plugins"):
         common = sorted(set(one[field]) & set(two[field]))
         one[field], two[field] = ({name: values[field][name] for name in common} for values in (one, two))
@@ -176,6 +171,17 @@ def contradictions(old: StudySpec, new: StudySpec) -> list[str]:
     if new.trials < old.trials:
         found.append(f"{GROWS}: {old.trials} → {new.trials} (may only grow)")
     return found
+
+
+def _in_full(spec: StudySpec, other: StudySpec) -> dict[str, Any]:
+    """What is compared of a specification. An option or a parameter that there was not when it was written
+    has the other's default."""
+    values = spec.model_dump(exclude=NOT_COMPARED)
+    values["options"] = {n: other.defaults[n] for n in other.options if n in other.defaults} | spec.options
+    for name in set(spec.solvers) & set(other.solvers):
+        space, defaults = values["solvers"][name]["space"], other.solvers[name].defaults
+        space |= {n: {"value": v} for n, v in defaults.items() if n not in space}
+    return values
 
 
 def _searched(spec: StudySpec) -> set[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.cli import main
 from harness.errors import HarnessError
+from harness.exchange import SPEC_KEY
 from harness.record import JOURNAL, load_record
 from harness.share import Share
 
@@ -135,6 +136,32 @@ def test_what_differs_is_named_and_contradictions_are_not_decided(
     name = f"{rows[4]['solver']}/{rows[4]['number']}"
     error = capsys.readouterr().err
     assert f"1 trials with other numbers, {name}" in error and error.count("\n") == 1 and not out.exists()
+
+
+@pytest.mark.parametrize("older_first", [True, False])
+def test_a_study_older_than_an_option_or_a_parameter_has_its_default(
+    run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], older_first: bool
+) -> None:
+    """As another's baseline is, whose problem has got an option since, and whose solver a parameter."""
+    import pyarrow.parquet
+
+    plain, wide = run("plain"), run("wide", "--set", "size=4")
+    file = plain.parent / "plain.parquet"
+    assert harness(monkeypatch, "export", plain, "--out", file) == 0
+    table = pyarrow.parquet.read_table(file)
+    spec = json.loads(table.schema.metadata[SPEC_KEY])
+    for solver in spec["solvers"].values():
+        del solver["defaults"]
+    del spec["options"]["size"], spec["defaults"], spec["solvers"]["toy_solver"]["space"]["mischief"]
+    older = plain.parent / "older.parquet"
+    pyarrow.parquet.write_table(table.replace_schema_metadata({SPEC_KEY: json.dumps(spec)}), older)
+
+    both = [older, plain] if older_first else [plain, older]
+    assert harness(monkeypatch, "merge", plain.parent / "merged", *both) == 0
+    capsys.readouterr()
+    both = [older, wide] if older_first else [wide, older]
+    assert harness(monkeypatch, "merge", plain.parent / "unlike", *both) == 2
+    assert "options.size: 3 → 4" in (said := capsys.readouterr().err) or "options.size: 4 → 3" in said
 
 
 @pytest.mark.parametrize(("factor", "code"), [(1 + 1e-13, 0), (1 + 1e-3, 2)])

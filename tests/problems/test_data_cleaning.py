@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -112,12 +113,36 @@ def test_errors_are_those_of_the_current_classifier() -> None:
     )
 
 
+def test_a_classifier_that_is_trained_at_x_is_the_lower_solution_whatever_the_method_holds() -> None:
+    """As SciPy finds it on the derived loss."""
+    problem = made(judged="trained")
+    x, y, _ = point(2, 3)
+    rows = torch.arange(problem.lower_examples)
+
+    def loss(w: np.ndarray, own: Tensor) -> tuple[float, np.ndarray]:
+        at = torch.from_numpy(w).requires_grad_()
+        value = problem.lower_loss(own, at, rows).mean()
+        (slope,) = torch.autograd.grad(value, at)
+        return value.item(), slope.numpy()
+
+    starts = np.zeros(problem.dim_y)
+    solved = [minimize(loss, starts, own, "L-BFGS-B", jac=True, tol=1e-13).x for own in x]
+    exact = torch.from_numpy(np.stack(solved))
+    assert float((problem._trained(x, problem._training_steps) - exact).norm()) < 1e-5 * float(exact.norm())
+    assert problem.evaluate_pack(x, y) == problem.metrics(x, exact)
+    assert problem.evaluate_pack(x, y) == [problem.evaluate(*one) for one in zip(x, y, strict=True)]
+    assert problem.metrics(x, y) == DIGITS.evaluate_pack(x, y) != problem.evaluate_pack(x, y)
+    assert problem.evaluation_samples == problem._training_steps * problem.lower_examples
+    assert problem.part_of_evaluation(x, y) == 3 / problem._training_steps
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"corruption": 1.5}, "corruption must be from 0 to 1, but got 1.5"),
         ({"corruption": -0.1}, "corruption must be from 0 to 1, but got -0.1"),
         ({"reg": -1.0}, "reg must be at least 0, but got -1"),
+        ({"reg": 0.0, "judged": "trained"}, "judged = trained needs a reg above 0"),
     ],
 )
 def test_options_that_make_no_problem_are_refused(options: dict[str, Any], said: str) -> None:
