@@ -192,9 +192,12 @@ def run_study(
     for solver in solvers.values():
         require_defined(solver, problem)
     for name, space in spec.spaces().items():
-        for words in oversized(problem, space.largest()):
-            if space_file.where[name] == str(search.space):
+        largest = space.largest()
+        if space_file.where[name] == str(search.space):
+            asked = {key: largest[key] for key in space_file.tables[name] if key in largest}
+            for words in oversized(problem, asked):
                 raise HarnessError(f"{search.space} [{name}]: {words}; give at most so many")
+        for words in oversized(problem, largest):
             typer.echo(f"note: {name}: {words}: all of them are taken")
     packing = execution.packing_of(context.device, spec)
     if dry_run:

@@ -316,7 +316,7 @@ def test_a_folder_older_than_an_option_or_a_parameter_has_its_default() -> None:
 
 def test_the_layout_of_recorded_studies_is_kept() -> None:
     old, read = json.loads((OLD / NAME).read_text()), read_spec(OLD).model_dump()
-    assert set(read) == {*old, "source", "evaluate_at"}
+    assert set(read) == {*old, "source", "evaluate_at", "defaults"}
     assert read["budget"] == 2_000_000 and read["curves"] == 20
 
 
