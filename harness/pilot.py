@@ -31,6 +31,8 @@ REPEATS = 2
 """The fastest counts: what is new the first time makes no estimate."""
 AHEAD = 64
 """Upper iterations whose mean cost counts: of some methods the first is cheaper than all others."""
+KEPT = 3 * 2**29
+"""Bytes that are freed at once and still kept (`keep_freed_memory`): of more, the C library gives all back."""
 UNLIMITED = 1e17
 """Samples: more than any pilot takes."""
 PLACES = (0.5, 0.15, 0.85)
@@ -262,7 +264,7 @@ class _Steps:
 def _touch(number: float) -> None:
     """Write so many bytes and free them again: memory is slow the first time, which a worker that keeps what
     it frees meets in its first upper iterations only."""
-    torch.zeros(max(int(number), 0), dtype=torch.uint8)
+    torch.zeros(min(max(int(number), 0), KEPT), dtype=torch.uint8)
 
 
 class Scoring:
