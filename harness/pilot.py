@@ -32,7 +32,7 @@ REPEATS = 2
 AHEAD = 64
 """Upper iterations whose mean cost counts: of some methods the first is cheaper than all others."""
 KEPT = 3 * 2**29
-"""Bytes that are freed at once and still kept (`keep_freed_memory`): more than 2 GB goes back to the system."""
+"""Bytes that are freed at once and kept (`keep_freed_memory`): of 2 GB and more, nothing is."""
 UNLIMITED = 1e17
 """Samples: more than any pilot takes."""
 PLACES = (0.5, 0.15, 0.85)
