@@ -52,7 +52,7 @@ def described(device: torch.device) -> str:
     """What the numbers of a trial may depend on: "cpu", or a GPU's name, CUDA, driver, and TF32."""
     if device.type != "cuda":
         return device.type
-    driver = re.search(r"Kernel Module\D*([\d.]+)", DRIVER.read_text()) if DRIVER.exists() else None
+    driver = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", DRIVER.read_text()) if DRIVER.exists() else None
     tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
     words = [
         torch.cuda.get_device_name(0),

@@ -37,7 +37,7 @@ ENDS = 60.0
 """Seconds after which a driver whose Ray was killed counts as hung."""
 STUDY = (
     *("run", "quadratic", "--set", "upper_dim=4", "--set", "lower_dim=3", "--solvers", "soba,amigo,ttsa"),
-    *("--trials", "32", "--budget", "10000", "--seed", "3", "--pack", "2", "--device", "cpu"),
+    *("--trials", "32", "--budget", "10000", "--seed", "3", "--pack", "2"),
 )
 EXECUTORS = {"inline": ("--executor", "inline"), "ray": ("--workers", "2")}
 ROUNDING = 1e-12
@@ -47,10 +47,10 @@ MOST = 2.0
 """Seconds after a result at which a study is hit, at most."""
 
 
-def start(out: Path, log: Path, executor: str) -> subprocess.Popen[bytes]:
-    words = [*STUDY, *EXECUTORS[executor], "--out", str(out)]
+def start(folder: Path, executor: str, device: str) -> subprocess.Popen[bytes]:
+    words = [*STUDY, *EXECUTORS[executor], "--device", device, "--out", str(folder / "study")]
     command = [sys.executable, "-c", "from harness.cli import main; main()", *words]
-    with log.open("ab") as file:
+    with (folder / "log").open("ab") as file:
         # a shell's background job ignores SIGINT, and so would what it starts
         heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         return subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=heeds)
@@ -131,12 +131,14 @@ def disturb(way: str, driver: subprocess.Popen[bytes], draw: random.Random) -> b
     return True
 
 
-def one_round(folder: Path, executor: str, draw: random.Random) -> tuple[Counter[str], list[int]]:
+def one_round(
+    folder: Path, executor: str, device: str, draw: random.Random
+) -> tuple[Counter[str], list[int]]:
     """Disturb one study until it is done; what was done to it, and after how many recorded trials."""
     done: Counter[str] = Counter()
     moments = []
     ways = WAYS if executor == "ray" else [way for way in WAYS if way.startswith("driver")]
-    driver = start(folder / "study", folder / "log", executor)
+    driver = start(folder, executor, device)
     for _ in range(draw.randint(6, 9)):
         way, before = draw.choice(ways), told(folder / "study")
         early = draw.random() < 0.2
@@ -148,18 +150,18 @@ def one_round(folder: Path, executor: str, draw: random.Random) -> tuple[Counter
             done[way] += 1
             moments.append(before)
         if driver.poll() is not None:
-            driver = start(folder / "study", folder / "log", executor)
+            driver = start(folder, executor, device)
     for _ in range(AGAIN):  # Ray does not start at once on a machine that is very busy
         if driver.wait() == 0:
             return done, moments
-        driver = start(folder / "study", folder / "log", executor)
+        driver = start(folder, executor, device)
     raise SystemExit((folder / "log").read_text()[-2000:])
 
 
 HEAD = """# Kills
 
-`python -m upkeep.kills --rounds {asked} --seed {seed}`: a study of 3 methods, 32 trials each, on Ray with 2
-workers and in one process by turns.
+`python -m upkeep.kills --rounds {asked} --seed {seed} --device {device}`: a study of 3 methods, 32 trials
+each, on Ray with 2 workers and in one process by turns.
 
 {equal} of {rounds} disturbed studies ended with the record of the undisturbed one, {trials} trials and
 {points} points of curves compared (*equal*: to the last bit; *equal to*: the largest relative difference of
@@ -174,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and ways")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; workers share one GPU")
     parser.add_argument("--out", type=Path, help="written anew after every round")
     options = parser.parse_args()
     draw = random.Random(options.seed)
@@ -182,14 +185,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
-        if start(whole / "study", whole / "log", "inline").wait() != 0:
+        if start(whole, "inline", options.device).wait() != 0:
             raise SystemExit((whole / "log").read_text()[-2000:])
         wanted = numbers(whole / "study")
         for place in range(options.rounds):
             folder = Path(scratch) / str(place)
             folder.mkdir()
             executor = list(EXECUTORS)[place % len(EXECUTORS)]
-            done, moments = one_round(folder, executor, draw)
+            done, moments = one_round(folder, executor, options.device, draw)
             same, word = verdict(numbers(folder / "study"), wanted)
             if not same:
                 sys.stderr.write(f"kept: {shutil.copytree(folder, tempfile.mkdtemp() + '/round')}\n")
@@ -201,6 +204,7 @@ def main() -> None:
             head = HEAD.format(
                 asked=options.rounds,
                 seed=options.seed,
+                device=options.device,
                 equal=equal,
                 rounds=len(rows),
                 trials=len(wanted[0]),

@@ -14,7 +14,8 @@ from harness.plugins import Plugins
 from harness.rules import Rules
 from harness.runner import first_cost, run_pack
 from harness.sizing import pack_bytes
-from tests.gpu.matrix import CPU, SEED, configs_of, on, quicken, set_up
+from tests.gpu.compare import CPU, SEED, configs_of, quicken, set_up
+from tests.gpu.matrix import on
 
 FEW, MANY = 2, 6
 PROBLEM = "data_poisoning"

@@ -1,4 +1,5 @@
-"""Solvers on a pretend CUDA device (`pretend.py`), in a process of its own."""
+"""Solvers on a pretend CUDA device (`pretend.py`), and on a GPU where there is one (`real/`), each in a
+process of its own."""
 
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.gpu.build import COMPILER, LIBRARY, SOURCE, build
 
@@ -22,17 +24,19 @@ ALL = sorted(
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if torch.cuda.device_count():
+        pytest.skip("a GPU is here, and with PyTorch's CUDA the pretend device cannot stand in for it")
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no {COMPILER}, which builds the pretend device")
     return build(tmp_path_factory.mktemp("gpu"))
 
 
-def lines(library: Path, module: str, *words: str) -> list[dict[str, Any]]:
-    """What a module of this folder prints, as JSON."""
+def lines(library: Path | None, module: str, *words: str) -> list[dict[str, Any]]:
+    """What a module of this folder prints, as JSON. library: of the pretend device."""
     command = [sys.executable, "-m", f"tests.gpu.{module}", *words]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     around = os.environ | {LIBRARY: str(library), "PYTHONPATH": paths}
-    done = subprocess.run(command, capture_output=True, text=True, env=around, cwd=library.parent)
+    done = subprocess.run(command, capture_output=True, text=True, env=around, cwd=library and library.parent)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -115,3 +119,33 @@ def test_what_a_trial_takes_is_reckoned_for_every_solver(library: Path) -> None:
     found = lines(library, "peaks")
 
     assert [line for line in found if line["peak"] > 1.05 * line["reckoned"]] == []
+
+
+real = pytest.mark.skipif(torch.cuda.device_count() == 0, reason="no GPU here")
+
+
+@real
+def test_a_gpu_gives_the_cpus_numbers() -> None:
+    """To the rounding of its kernels, but where that decides on the CPU as well."""
+    found = lines(None, "real.matrix", "data_poisoning", "quadratic_noisy", "--solvers", "bsgm,amigo_cg,saba")
+
+    assert len(found) == 6 and [line for line in found if line.get("error") or line["differs"]] == []
+
+
+@real
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_gpu_gives_the_cpus_numbers_for_every_solver() -> None:
+    found = lines(None, "real.matrix")
+
+    assert [line for line in found if line.get("error") or line["differs"]] == []
+
+
+@real
+@pytest.mark.skipif(os.environ.get("HARNESS_DATA") is None, reason="$HARNESS_DATA is not set")
+def test_a_pack_too_large_for_a_gpu_runs_in_parts_that_fit() -> None:
+    none, some, more = lines(None, "real.memory")
+
+    assert set(none["states"]) == {"failed"}
+    assert set(some["states"]) == set(more["states"]) == {"completed"}
+    assert max(some["packs"]) < max(more["packs"]) and some["left"] == more["left"]

@@ -62,6 +62,23 @@ def test_a_worker_takes_its_share_and_computes_with_all_digits(monkeypatch: pyte
     assert described(torch.device("cpu")) == "cpu"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (root@builder)",
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue Jan 13 01:27:18 UTC 2026",
+    ],
+)
+def test_the_driver_is_read_from_either_kind_of_module(
+    line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("harness.device.DRIVER", tmp_path / "version")
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Some GPU")
+    (tmp_path / "version").write_text(line + "\nGCC version: gcc version 13.2.0\n", encoding="utf-8")
+
+    assert "driver 580.159.04," in described(CUDA)
+
+
 def test_a_share_of_a_gpu_travels_to_the_worker() -> None:
     context = Context("quadratic", {}, None, 1, "cuda", [], Rules(1.0, {}, 1), device_share=0.25)
 
