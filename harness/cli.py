@@ -405,7 +405,7 @@ def compare(
 @app.command()
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="a recipe; without one they are listed")] = "",
-    scale: Annotated[str, typer.Option(help="smoke, small or paper")] = "small",
+    scale: Annotated[str, typer.Option(help="smoke, small, paper, or one of the recipe's own")] = "small",
     out: Annotated[Path | None, typer.Option(help="where to; the same command there goes on")] = None,
     workers: Workers = None,
     executor: ExecutorName = "ray",

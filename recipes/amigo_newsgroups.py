@@ -44,7 +44,7 @@ class AmigoNewsgroups(Recipe):
     title = "20 Newsgroups: Figures 1 (d to f) and 4 of Arbel and Mairal (2022)"
     scales = {
         "smoke": Scale({50: 8000}, DEFAULT, {"dataset": "drawn", "features": 500}),
-        "small": Scale({1000: 1.5e6, 4000: 3e6}, DEFAULT),
+        "small": Scale({100: 4e5, 1000: 1.5e6, 2000: 2e6, 4000: 3e6}, DEFAULT),
         "paper": Scale({100: 5e6, 1000: 2e7, 2000: 4e7, 4000: 8e7}),
     }
 
