@@ -63,7 +63,7 @@ class GrazziEquilibrium(Recipe):
     scales = {
         "smoke": Scale("digits", {24: 130, 144: 25, 1437: 4}, 2, 6, 100),
         "small": Scale("mnist", {600: 1500, 6000: 200, 60_000: 60}, 5, 16, 2000),
-        "quarter": Scale("mnist", {600: 4166, 6000: 3333, 60_000: 60}, 5, 40, 2000),  # of two of the paper's
+        "quarter": Scale("mnist", {600: 4166, 6000: 3333, 60_000: 60}, 3, 40, 2000),  # of two of the paper's
         "paper": Scale("mnist", {600: 16_666, 6000: 13_333, 60_000: 3333}, 5, 100, 10_000),
     }
 

@@ -13,6 +13,7 @@ from harness.cli import app
 from harness.record import load_record
 from recipes.amigo_synthetic import METHODS as NINE
 from recipes.amigo_synthetic import AmigoSynthetic, Verdict, below, claims, lowest, only, reached
+from recipes.grazzi_meta_learning import claims as few_shot_claims
 from recipes.reproduce import RECIPES
 
 METHODS = ["AmIGO-CG", "AmIGO-GD", "AID-FP", "ITD"]
@@ -60,6 +61,37 @@ def test_claims_take_the_best_of_the_grid_at_every_kappa() -> None:
     assert found["1(b): after 0.5 s AmIGO-CG has the lowest error"] == {10.0: None, 1e4: None}
     assert found["1(a): AmIGO-GD needs less time to 1e-6 than AID-GD"] == {10.0: True, 1e4: True}
     assert found["1(c): at moderate kappa_g only AmIGO and AID-CG reach 1e-20"] == {10.0: False}
+
+
+@pytest.mark.parametrize(
+    ("ahead", "smaller_better", "warm", "overlap"),
+    [
+        ([2.0, 2.2, 1.8], True, [0.1, -0.1, 0.0], True),
+        ([-2.0, -2.2, -1.8], False, [3.0, 3.1, 2.9], False),
+        ([2.0, 0.0, -1.0], None, [-3.0, 3.0, 0.0], None),
+        ([2.0], None, [3.0], None),
+    ],
+)
+def test_one_method_is_ahead_of_another_where_the_seeds_agree(
+    ahead: list[float], smaller_better: Verdict, warm: list[float], overlap: Verdict
+) -> None:
+    """Means alone decided once, of one seed, by a sixth of a point."""
+    accuracy = {
+        "BSGM, 8 tasks": np.array([60.0, 40.0, 50.0])[: len(ahead)],
+        "BSGM, 16 tasks": np.array([60.0, 40.0, 50.0])[: len(ahead)] - ahead,
+        "BSGM+WS, 8 tasks": np.array([60.0, 40.0, 50.0])[: len(ahead)] + warm,
+        "BSGM+WS, 16 tasks": np.array([60.0, 40.0, 50.0])[: len(ahead)],
+    }
+    table = pd.DataFrame(
+        {"what": what, "place": batch * len(ahead) + seed, "metric.test_accuracy": values[seed]}
+        for batch, size in enumerate((8, 16))
+        for what, values in accuracy.items()
+        if what.endswith(f" {size} tasks")
+        for seed in range(len(ahead))
+    )
+    first, _, last = few_shot_claims(table, (8, 16), len(ahead))
+
+    assert first.holds is smaller_better and last.holds is overlap
 
 
 def test_reached_is_the_first_point_at_or_below() -> None:
