@@ -108,6 +108,8 @@ class View:
 
     def foremost(self, most: int) -> View:
         """The same with no more than so many solvers: those whose best trial is best, in their order."""
+        if len(self.solvers) <= most:
+            return self  # and all that it has worked out
         best = [self.of_solver(solver)["objective"].min() for solver in self.solvers]
         ahead = np.argsort(statistics.failures_last(best), kind="stable")[:most]
         return replace(self, solvers=[self.solvers[place] for place in sorted(ahead)])
