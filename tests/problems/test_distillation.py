@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from harness import derive
 from harness.batch import Batch
 from harness.errors import HarnessError
-from problems.distillation import Distillation, condition_number
+from problems.distillation import Distillation, condition_number, lower_solution
 
 CPU, F64 = torch.device("cpu"), torch.float64
 
@@ -134,6 +134,38 @@ def test_at_the_start_the_condition_number_is_of_the_order_of_the_papers(
     for seed in range(5):
         images = torch.randn(10, 784, generator=torch.Generator().manual_seed(seed))
         assert low < condition_number(images, torch.full((784,), rho), torch.zeros(10, 784)) < high
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), spread=st.floats(0, 4), size=st.floats(0.01, 30))
+def test_the_lower_solution_is_where_the_derived_gradient_vanishes(
+    seed: int, spread: float, size: float
+) -> None:
+    """To rounding, which grows with the condition of U D^-1 U^T."""
+    x, _, _ = point(1, seed)
+    x[:, : PROBLEM.dim_y] *= size
+    x[:, PROBLEM.dim_y :] *= spread
+    curvature = PROBLEM._curvature(x)[0, 0]
+    w = lower_solution(PROBLEM._parts(x).images[0], curvature).requires_grad_()
+    PROBLEM.lower_loss(x[0], w.flatten(), torch.arange(10)).mean().backward()
+
+    assert w.grad is not None and float(w.detach().norm()) > 0
+    assert float(w.grad.norm()) <= 1e-6 * float((curvature * w).detach().norm())
+
+
+def test_judged_by_its_x_a_method_may_hold_what_it_likes() -> None:
+    problem = make(judged="trained")
+    x, y, _ = point(2, 4)
+    exact = [
+        lower_solution(*own)
+        for own in zip(problem._parts(x).images, problem._curvature(x)[:, 0], strict=True)
+    ]
+
+    assert problem.evaluate_pack(x, y) == problem.evaluate_pack(x, 0 * y)
+    assert problem.evaluate_pack(x, y) == PROBLEM.evaluate_pack(x, torch.stack(exact).flatten(1))
+    assert problem.metrics(x, y) == PROBLEM.metrics(x, y)
+    x[0, problem.dim_y :] = -1e4  # no regulariser, no W(x)
+    assert problem.evaluate_pack(x, y)[0]["train_loss"] == np.inf
 
 
 def test_the_metrics_are_those_of_the_current_classifier() -> None:
