@@ -81,7 +81,7 @@ def condition_number(images: Tensor, curvature: Tensor, w: Tensor) -> float:
 
     u, d, w = (value.to("cpu", torch.float64) for value in (images, curvature, w))
     p = torch.softmax(u @ w.T, 1)
-    if not (torch.isfinite(d).all() and torch.isfinite(p).all()):
+    if not (torch.isfinite(d).all() and torch.isfinite(p).all() and d.min() > 0):
         return math.inf
     roots = torch.diag_embed(p.sqrt()) - p.unsqueeze(2) * p.sqrt().unsqueeze(1)
     pairs = torch.einsum("kxa,lxb->kalb", roots, roots) / len(u)

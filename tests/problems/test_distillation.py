@@ -123,6 +123,7 @@ def test_a_condition_number_that_overflows_is_infinite() -> None:
     images, w = torch.ones(10, 3), torch.zeros(10, 3)
     assert condition_number(images, torch.tensor([1.0, torch.inf, 1.0]), w) == np.inf
     assert condition_number(images, torch.ones(3), w * torch.nan) == np.inf
+    assert condition_number(images, torch.tensor([1.0, 0.0, 1.0]), w) == np.inf  # exp(-1e4): it divided by 0
 
 
 @pytest.mark.parametrize(("regulariser", "low", "high"), [("code", 6.9e4, 8.1e4), ("paper", 3.4e4, 4.1e4)])
