@@ -1,6 +1,7 @@
 """What the benchmarks share: the MNIST problem, interleaved timing, the floor, and a Markdown table."""
 
 import argparse
+import ctypes
 import os
 import platform
 import statistics
@@ -66,6 +67,21 @@ def timed(run: Callable[[], object], units: float) -> Callable[[], float]:
         return (time.perf_counter() - begun) / units
 
     return side
+
+
+def peak_megabytes(run: Callable[[], object]) -> float:
+    """Memory that a call takes at its peak beyond what is held before it; Linux only."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    before = _resident("VmRSS:")
+    run()
+    return max(0.0, _resident("VmHWM:") - before)
+
+
+def _resident(name: str) -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 class Published:

@@ -1,4 +1,5 @@
-"""Samples per second of every oracle: closed and derived, alone and in a pack, and plain autograd."""
+"""Samples per second and memory of the oracles of all problems: closed and derived, alone and in a pack, and
+plain autograd."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,15 @@ from benchmarks import common
 from benchmarks.common import times
 from harness import derive
 from harness.api import Batch, Problem
+from problems.data_cleaning import DataCleaning
 from problems.data_poisoning import DataPoisoning
+from problems.distillation import Distillation
 from problems.equilibrium import Equilibrium
+from problems.meta_learning import MetaLearning
+from problems.newsgroups import Newsgroups
 from problems.quadratic import Quadratic
+from problems.regularisation import Regularisation
+from problems.stochastic_quadratic import StochasticQuadratic
 
 CPU = torch.device("cpu")
 DERIVATIVES = ("lower_gradient", "upper_gradient", "hessian_vector", "cross")
@@ -66,17 +73,21 @@ def _call(oracle: Callable[..., object], *arguments: object) -> Callable[[], obj
     return lambda: oracle(*arguments)
 
 
-def cases(data_dir: Path | None) -> dict[str, tuple[Problem, int]]:
-    """Problems with the size of a mini-batch."""
-    found: dict[str, tuple[Problem, int]] = {
+def cases() -> dict[str, tuple[Problem, int]]:
+    """Problems, not set up, with the size of a mini-batch."""
+    return {
         "quadratic, deterministic": (Quadratic(), 1),
         "quadratic, noisy, batch 64": (Quadratic(samples=1000, noise=0.1), 64),
+        "stochastic quadratic, batch 64": (StochasticQuadratic(), 64),
         "equilibrium on MNIST, batch 600": (Equilibrium(), 600),
         "data poisoning on MNIST, batch 90": (DataPoisoning(), 90),
+        "data cleaning on MNIST, batch 64": (DataCleaning(), 64),
+        "regularisation on ijcnn1, batch 64": (Regularisation(dataset="ijcnn1"), 64),
+        "regularisation on covtype, batch 64": (Regularisation(dataset="covtype"), 64),
+        "distillation on MNIST, batch 10": (Distillation(), 10),
+        "20 newsgroups, batch 1000": (Newsgroups(), 1000),
+        "meta-learning on Omniglot, 4 tasks": (MetaLearning(dataset="omniglot"), 4),
     }
-    for problem, _ in found.values():
-        problem.setup(data_dir, 1, CPU, problem.dtype)
-    return found
 
 
 def batch(problem: Problem, examples: int, size: int, draw: torch.Generator) -> Batch:
@@ -85,8 +96,8 @@ def batch(problem: Problem, examples: int, size: int, draw: torch.Generator) -> 
 
 
 def measure(problem: Problem, size: int, pack: int, repeats: int) -> list[list[str]]:
-    """One row per oracle. Closed forms meet two points in turn: what a problem remembers of the last point
-    does not help it here."""
+    """Two rows per oracle, of samples a second and of megabytes. Closed forms meet two points in turn: what a
+    problem remembers of the last point does not help it here."""
     draw = torch.Generator().manual_seed(3)
     lower = batch(problem, problem.lower_examples, size, draw)
     upper = lower if problem.by_example else batch(problem, problem.upper_examples, size, draw)
@@ -96,6 +107,7 @@ def measure(problem: Problem, size: int, pack: int, repeats: int) -> list[list[s
     point = (problem.project(problem.initial(1)[0].to(problem.dtype) + 0.1 * x), y, v)
     plain = Plain(problem, point, lower.rows, upper.rows)
     sides = {f"plain {kind}": common.timed(getattr(plain, kind), size) for kind in DERIVATIVES}
+    peaks = {f"plain {kind}": common.peak_megabytes(getattr(plain, kind)) for kind in DERIVATIVES}
     for name, source in (("closed", problem), ("derived", derive)):
         for trials in (1, pack):
             here, there = (calls(source, problem, _copy(point, trials), lower, upper) for _ in range(2))
@@ -103,16 +115,19 @@ def measure(problem: Problem, size: int, pack: int, repeats: int) -> list[list[s
                 sides[f"{name} {trials} {kind}"] = common.timed(
                     _both(here[kind], there[kind]), 2 * size * trials
                 )
+                peaks[f"{name} {trials} {kind}"] = common.peak_megabytes(here[kind])
     found = common.medians(sides, repeats)
     lines = []
     for kind in DERIVATIVES:
         base = found[f"plain {kind}"]
         cells = [kind.replace("_", " "), f"{1 / base:,.0f}"]
+        memory = ["MB", f"{peaks[f'plain {kind}']:,.1f}"]
         for name in ("closed", "derived"):
             for trials in (1, pack):
                 seconds = found[f"{name} {trials} {kind}"]
                 cells.append(f"{1 / seconds:,.0f} ({times(base / seconds)})")
-        lines.append(cells)
+                memory.append(f"{peaks[f'{name} {trials} {kind}']:,.1f}")
+        lines += [cells, memory]
     return lines
 
 
@@ -135,9 +150,13 @@ def main() -> None:
     parts = [
         "Samples per second, all trials together, and how many times that is plain autograd of one trial "
         "after another. A sample of the quadratic is a full gradient where it is deterministic. No two calls "
-        "in a row are at the same point, so what `equilibrium` keeps of a point is no help."
+        "in a row are at the same point, so what `equilibrium` keeps of a point is no help; `meta_learning` "
+        "keeps the features of several, which the lower steps at an x share. MB: what the first call takes "
+        "at its peak beyond what is held, its result among it, and once, in the first table, what PyTorch "
+        "loads late."
     ]
-    for name, (problem, size) in cases(options.data_dir).items():
+    for name, (problem, size) in cases().items():
+        problem.setup(options.data_dir and Path(options.data_dir), 1, CPU, problem.dtype)
         parts += [f"## {name}", common.table(heads, measure(problem, size, options.pack, options.repeats))]
     common.report("oracles", parts, options.out)
 
