@@ -99,6 +99,7 @@ class Accountant:
         self._spent = np.zeros(trials, dtype=np.int64)
         self._trials: slice | np.ndarray = slice(0, 0)
         self._declared = self._used
+        self._priced: tuple[np.ndarray, int] = self._used, 0
         self._granted: list[Any] = [0] * len(KINDS)
         self._drawn: list[Any] = [0] * len(KINDS)
         self.watch: Callable[[], None] | None = None
@@ -143,8 +144,10 @@ class Accountant:
             self._spent[trials] += self._prices @ declared
 
     def _price(self, declared: np.ndarray) -> int:
-        """Of a declaration (5, 1) that is the same for all, of any size."""
-        return sum(map(operator.mul, self._each, declared[:, 0].tolist()))
+        """Of a declaration (5, 1) that is the same for all, of any size; mostly the last one again."""
+        if declared is not self._priced[0]:
+            self._priced = declared, sum(map(operator.mul, self._each, declared[:, 0].tolist()))
+        return self._priced[1]
 
     def charge(self, kind: str, trials: slice | np.ndarray, samples: int | np.ndarray) -> None:
         """Draw samples from what is granted.

@@ -32,7 +32,8 @@ class Meter:
 
     Args: start: x0 (dim_x,) and y0 (dim_y,). batch_size: examples of every batch where the problem is
     `by_example`; None: all.
-    Attributes: live: positions in the pack of the trials that still run. place: the current upper iteration.
+    Attributes: live: positions in the pack of the trials that still run. trials: how many they are. place:
+    the current upper iteration.
     system_failed: trials whose system solve was not finite in it, shape (N,).
     """
 
@@ -47,16 +48,13 @@ class Meter:
         self.problem, self.streams, self.accountant, self.start = problem, streams, accountant, start
         self.batch_size = batch_size
         self.live = np.arange(len(accountant.spent))
+        self.trials = len(self.live)
         self.everyone = True
         self.place: Place = first_place(problem, streams.seed, batch_size)
         self.system_failed: Tensor | None = None
         self.trespass = ""
         self._closed = False
         self._met: dict[Level, tuple[MiniBatch, Batch, int]] = {}  # the last of each level: mostly met again
-
-    @property
-    def trials(self) -> int:
-        return len(self.live)
 
     @property
     def running(self) -> slice | np.ndarray:
@@ -67,6 +65,7 @@ class Meter:
         """The next upper iteration, of the trials that go on."""
         if isinstance(keep, Tensor) or keep != slice(None):
             self.live = self.live[keep if isinstance(keep, slice) else keep.numpy()]
+            self.trials = len(self.live)
             self.everyone = False
         self.place = self.place.at(iteration)
         if self.problem.by_example:
@@ -136,18 +135,15 @@ class Meter:
         if batch.level != level:
             raise PluginError(f"a batch of {batch.level} examples for a derivative of the {level} level")
         trials: slice | np.ndarray
-        if isinstance(batch.trials, slice):
-            served = len(range(*batch.trials.indices(self.trials)))
-            trials = slice(None) if served == self.trials else batch.trials
+        if batch.trials == slice(0, self.trials):
+            trials, served = slice(None), self.trials
+        elif isinstance(batch.trials, slice):
+            trials, served = batch.trials, len(range(*batch.trials.indices(self.trials)))
         elif batch.trials.dtype == torch.int64:
-            trials = batch.trials.numpy()
-            served = len(trials)
+            trials, served = batch.trials.numpy(), len(batch.trials)
         else:
             raise PluginError(f"a batch for trials {batch.trials.dtype}; expected their positions, int64")
-        x, *others = variables
-        own = [self._own("x", x, (served, self.place.dim_x))]
-        shape = served, self.place.dim_y * (self.place.mini_batch or 1)
-        own += [self._own("y or a vector like y", value, shape) for value in others]
+        own = self._own(variables, served)
         examples, drawn = self._examples(batch, served)
         self.accountant.charge(kind, trials, times * drawn)
         closed, self._closed = self._closed, False
@@ -156,24 +152,29 @@ class Meter:
         finally:
             self._closed = closed
 
-    def _own(self, name: str, value: Tensor, shape: tuple[int, int]) -> Tensor:
-        """A variable that one derivative can be taken at and no more: neither more rows than trials, nor a
+    def _own(self, variables: tuple[Tensor, ...], served: int) -> list[Tensor]:
+        """Variables that one derivative can be taken at and no more: neither more rows than trials, nor a
         tensor through which others would follow for nothing (batched, dual or complex numbers, a graph)."""
-        if type(value) is not Tensor or value.size() != shape:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise PluginError(f"{name} is {found}; expected {shape}: one row for each trial served")
-        if value.dtype != self.start[0].dtype:
-            raise PluginError(f"{name} is {value.dtype}; expected {self.start[0].dtype}")
-        try:
-            value.data_ptr()
-        except RuntimeError:
-            raise PluginError(
-                f"{name} is under a transformation of torch.func; expected a plain tensor"
-            ) from None
-        tangent: Tensor | None = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
-        if tangent is not None:
-            raise PluginError(f"{name} is a dual number; expected a plain tensor")
-        return value.detach() if value.requires_grad else value
+        name, shape, dtype = "x", (served, self.place.dim_x), self.start[0].dtype
+        own = []
+        for value in variables:
+            if type(value) is not Tensor or value.size() != shape:
+                found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise PluginError(f"{name} is {found}; expected {shape}: one row for each trial served")
+            if value.dtype != dtype:
+                raise PluginError(f"{name} is {value.dtype}; expected {dtype}")
+            try:
+                value.data_ptr()
+            except RuntimeError:
+                raise PluginError(
+                    f"{name} is under a transformation of torch.func; expected a plain tensor"
+                ) from None
+            tangent: Tensor | None = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
+            if tangent is not None:
+                raise PluginError(f"{name} is a dual number; expected a plain tensor")
+            own.append(value.detach() if value.requires_grad else value)
+            name, shape = "y or a vector like y", (served, self.place.dim_y * (self.place.mini_batch or 1))
+        return own
 
     def _examples(self, batch: MiniBatch, served: int) -> tuple[Batch, int | np.ndarray]:
         """The examples at a place, and how many samples they are for each trial served."""

@@ -44,7 +44,7 @@ class AmigoDistillation(Recipe):
     title = "Dataset distillation on MNIST: Figure 5 of Arbel and Mairal (2022)"
     scales = {
         "smoke": Scale("digits", 8000, 1),
-        "small": Scale("mnist", 1.5e6),
+        "small": Scale("mnist", 6e5),
         "paper": Scale("mnist", 1.24e7),
     }
 
