@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from harness.record import Record
 from recipes.recipe import Claim, markdown
 from reports.figures import WIDTH, Picture
+from reports.looks import look
 
 
 def trials_of(records: Sequence[Record]) -> pd.DataFrame:
@@ -68,20 +70,22 @@ def curves_picture(
     axes: Mapping[str, str],
     chosen: pd.DataFrame,
 ) -> Picture:
-    """The curves of chosen trials: a column for each metric, a row for each axis (columns of a curve)."""
+    """The curves of chosen trials, in the looks that reports give to their names: a column for each metric, a
+    row for each axis (columns of a curve)."""
     import seaborn
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(WIDTH, 0.7 + 1.9 * len(axes)), layout="constrained")
     panels = drawing.subplots(len(axes), len(metrics), squeeze=False, sharex="row", sharey="col")
-    colours = seaborn.color_palette("husl", len(chosen))
+    shown = [str(one) for one in chosen.index]
+    labels = {key: solver["label"] for record in records for key, solver in record.spec["solvers"].items()}
     for row, (axis, axis_title) in zip(panels, axes.items(), strict=True):
         for panel, (metric, title) in zip(row, metrics.items(), strict=True):
-            for colour, (solver, trial) in zip(colours, chosen.iterrows(), strict=True):
-                curve = curve_of(records, trial)
-                panel.plot(curve[axis], curve[f"metric.{metric}"], color=colour, label=str(solver))
+            for one, (_, trial) in zip(shown, chosen.iterrows(), strict=True):
+                curve, drawn = curve_of(records, trial), look(one, shown)
+                style: Any = {"color": drawn.colour, "linestyle": drawn.line, "label": labels.get(one, one)}
+                panel.plot(curve[axis], curve[f"metric.{metric}"], **style)
             panel.set(xlabel=axis_title, ylabel=title)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside upper center", ncols=4)
+    drawing.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     seaborn.despine(drawing)
     return Picture(name, name, caption, drawing)

@@ -139,8 +139,9 @@ def _note(scale: Scale) -> str:
 (`recipes/public_benchmark.toml` and `[solver.published]` of the search spaces). Methods with mini-batches ran
 with {scale.seeds} seeds of these. Ours: median (least to largest), at the logged upper iteration next to the
 published one, of {scale.points} points on a log scale. Reproduced is a median within the published range
-or nearer to it than {points:g} points (data cleaning) or {percent:.0%} (ijcnn1). The stochastic quadratic
-itself is drawn anew, so that shapes and not digits compare: a method that converges there must reach
+or nearer to it than {points:g} points (data cleaning) or {percent:.0%} (ijcnn1); what is published as one
+run may lie within, or as near to, the range of ours. The stochastic quadratic itself is drawn anew, so that
+shapes and not digits compare: a method that converges there must reach
 {CONVERGED:g}, another must stall within a factor of ten of where it does."""
 
 
@@ -193,14 +194,17 @@ def lines(entry: Entry, curves: Sequence[pd.DataFrame], most: float) -> list[lis
 def claim(entry: Entry, curves: Sequence[pd.DataFrame], most: float) -> Claim:
     shown, told, holds = SHOWN[entry.problem], [], True
     for iterations, median, *spread in entry.within(most):
-        found = float(np.median(ours(entry, curves, iterations)))
+        values = ours(entry, curves, iterations)
+        found = float(np.median(values))
         low, high = spread or (median, median)
         if entry.problem == "stochastic_quadratic":
             converges = high <= CONVERGED
             holds &= found <= CONVERGED if converges else low / 10 <= found <= 10 * high
         else:
             slack = shown.absolute + shown.relative * abs(median)
-            holds &= low - slack <= found <= high + slack
+            holds &= low - slack <= found <= high + slack or (
+                low == high and values.min() - slack <= median <= values.max() + slack
+            )
         told.append(f"{iterations:,.0f}: {found:{shown.form}}, {median:{shown.form}}")
     numbers = "upper iterations: ours, published: " + "; ".join(told)
     return Claim(f"`{entry.problem}`, {entry.name}: reproduced at each listed iteration", holds, numbers)
@@ -226,9 +230,10 @@ def figure(problem: str, by_entry: Sequence[tuple[Entry, Sequence[pd.DataFrame]]
             panel.errorbar(
                 iterations, median, [[median - low], [high - median]], fmt="D", color=theirs, markersize=4
             )
-        panel.set(title=entry.name, xscale="symlog", xlim=(0, None))
+        panel.set(title=entry.name, xscale="symlog")
         if problem == "stochastic_quadratic":
             panel.set_yscale("log")
+    panels[0].set_xlim(left=0)  # of all: set before the last line it would cut that off
     drawing.supxlabel("upper iterations")
     drawing.supylabel(shown.title)
     seaborn.despine(drawing)

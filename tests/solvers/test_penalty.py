@@ -39,20 +39,19 @@ class Rules(ByHand):
         return np.clip(x - size * d, -2, 2)
 
     def f2sa(self, iterations: int) -> Pair:
-        c, x, y, hat = self.c, X0, Y0, Y0
+        c, x, y, u = self.c, X0, Y0, Y0
         penalty = c["penalty"]
         for s in range(iterations):
             k = s + 1
             alpha = c["penalised_step_size"] * k ** -c["penalised_decay"]
             gamma = c["lower_step_size"] * k ** -c["lower_decay"]
             for t in range(c["lower_steps"]):
-                f_y = self.f(x, y, self.rows(s, "penalised", t, "upper"))[1]
-                new = y - alpha * (f_y + penalty * self.g_y(x, y, self.rows(s, "penalised", t)))
-                hat = hat - gamma * self.g_y(x, hat, self.lower_rows(s, t))
-                y = new
-            one = self.g_x(x, y, self.rows(s, "cross"))
-            two = self.g_x(x, hat, self.rows(s, "cross" if c["cross_batch"] == "shared" else "cross_hat"))
-            h = self.f(x, y, self.upper_rows(s))[0] + penalty * (one - two)
+                f_u = self.f(x, u, self.rows(s, "penalised", t, "upper"))[1]
+                u = u - alpha * (f_u + penalty * self.g_y(x, u, self.rows(s, "penalised", t)))
+                y = y - gamma * self.g_y(x, y, self.lower_rows(s, t))
+            one = self.g_x(x, u, self.rows(s, "cross"))
+            two = self.g_x(x, y, self.rows(s, "cross" if c["cross_batch"] == "shared" else "cross_hat"))
+            h = self.f(x, u, self.upper_rows(s))[0] + penalty * (one - two)
             x = self.step_of_x(x, h, c["upper_step_size"] * k ** -c["upper_decay"])
             penalty = penalty + c["penalty_growth"] * c["penalty"] * k ** -c["penalty_decay"]
         return x, y
