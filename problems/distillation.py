@@ -115,9 +115,8 @@ def lower_solution(images: Tensor, curvature: Tensor) -> Tensor:
     def residual(b: Tensor) -> tuple[Tensor, Tensor]:
         """F(B), and softmax(K B)."""
         logs = torch.log_softmax(kernel @ b, 1)
-        return b + torch.where(
-            right > 0, torch.expm1(logs), logs.exp()
-        ) / c, logs.exp()  # p - 1 to its digits
+        less = torch.where(right > 0, torch.expm1(logs), logs.exp())  # softmax - I, p - 1 to all its digits
+        return b + less / c, logs.exp()
 
     b = torch.zeros_like(right)
     f, p = residual(b)
