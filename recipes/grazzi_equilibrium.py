@@ -43,7 +43,8 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Scale:
     """iterations: upper iterations by batch size, the last of all examples. points: of a curve. examples: of
-    a point of a curve, both of the training and of the test set."""
+    a point of a curve, both of the training and of the test set. The scale "quarter" has a quarter of the
+    paper's upper iterations, but for the full batch."""
 
     dataset: str
     iterations: Mapping[int, int]
@@ -63,7 +64,7 @@ class GrazziEquilibrium(Recipe):
     scales = {
         "smoke": Scale("digits", {24: 130, 144: 25, 1437: 4}, 2, 6, 100),
         "small": Scale("mnist", {600: 1500, 6000: 200, 60_000: 60}, 5, 16, 2000),
-        "quarter": Scale("mnist", {600: 4166, 6000: 3333, 60_000: 60}, 3, 40, 2000),  # of two of the paper's
+        "quarter": Scale("mnist", {600: 4166, 6000: 3333, 60_000: 60}, 3, 40, 2000),
         "paper": Scale("mnist", {600: 16_666, 6000: 13_333, 60_000: 3333}, 5, 100, 10_000),
     }
 

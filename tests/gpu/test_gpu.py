@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.gpu.build import COMPILER, LIBRARY, SOURCE, build
+from tests.problems.closed_forms import needs_data
 
 ROOT = SOURCE.parents[2]
 ALL = sorted(
@@ -142,7 +143,7 @@ def test_a_gpu_gives_the_cpus_numbers_for_every_solver() -> None:
 
 
 @real
-@pytest.mark.skipif(os.environ.get("HARNESS_DATA") is None, reason="$HARNESS_DATA is not set")
+@needs_data
 def test_a_pack_too_large_for_a_gpu_runs_in_parts_that_fit() -> None:
     none, some, more = lines(None, "real.memory")
 
