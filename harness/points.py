@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.journal import append, seal_of, with_seal
 
@@ -70,9 +72,15 @@ class Points:
                 place += len(line)
 
     def line(self, place: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(place)
-            return file.readline()
+        self._opened.seek(place)
+        return self._opened.readline()
+
+    @cached_property
+    def _opened(self) -> BinaryIO:
+        """Once for all lines: to open the file takes longer than to read one."""
+        file = self.path.open("rb")
+        weakref.finalize(self, file.close)
+        return file
 
     def append(self, lines: Sequence[bytes]) -> list[str]:
         """Write lines through to the disk, all or none; their seals, "" for an empty one."""

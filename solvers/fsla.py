@@ -8,16 +8,18 @@ For s = 0, 1, ..., with k = s + 1 and x', y', z' the point of the upper iteratio
     where h(x, y, z) = d_x f(x, y; B') + C(x, y; B_c) z
 
 Symbols: alpha_k = lower_step_size * k^(-e_y), beta_k = system_step_size * k^(-e_z), gamma_k =
-upper_step_size * k^(-e_x), each e 1/2 unless given; eta_k = momentum * k^(-1/2). B, B_z and B_c are
-independent batches of batch_size examples, B' and B'_z of upper_batch_size.
+upper_step_size * k^(-e_x), each e 1/2 unless given; eta_k = momentum * k^(-1/2), at first above 1 for a
+momentum above 1. B, B_z and B_c are independent batches of batch_size examples, B' and B'_z of
+upper_batch_size.
 Cost per upper iteration: 4 * batch_size + 3 * upper_batch_size samples, a batch of each level less at the
 first one.
 
 Reference: J. Li, B. Gu, H. Huang, "A Fully Single Loop Algorithm for Bilevel Optimization without Hessian
 Inverse", AAAI 2022, Algorithm 1. The paper writes v for -z.
 Differs from the paper: x may be projected; d starts from the first h, where public codes start from 0; z has
-a step size of its own, where the public bilevel benchmark takes that of y; a z that is not finite falls
-back to the last one. Where the lower level falls apart by example the recursion would not be the paper's.
+a step size of its own and eta a factor of its own, where the public bilevel benchmark takes the step size of
+y for both; a z that is not finite falls back to the last one. Where the lower level falls apart by example
+the recursion would not be the paper's.
 """
 
 import dataclasses
@@ -60,7 +62,7 @@ class Fsla(SingleLoop[FslaState]):
     needs = Needs(one_lower_problem=True)
 
     system_step_size: Tensor = real("step size of z", symbol="beta")
-    momentum: Tensor = real("first weight of the new h", symbol="eta", default=0.5, high=1.0)
+    momentum: Tensor = real("first weight of the new h", symbol="eta", default=0.5)
     upper_decay: Tensor = real("exponent of the decay of x's step size", symbol="e_x", default=HALF)
     lower_decay: Tensor = real("exponent of the decay of y's step size", symbol="e_y", default=HALF)
     system_decay: Tensor = real("exponent of the decay of z's step size", symbol="e_z", default=HALF)

@@ -44,8 +44,12 @@ def possible() -> bool:
 
 
 def pretend(module: str, words: Sequence[str]) -> NoReturn:
-    """Run a module in a world of its own, in place of this process: what ends it ends all."""
-    os.execvp(NAMESPACES[0], [*NAMESPACES, sys.executable, "-m", module, *words])
+    """Run a module with `--inside` in a world of its own, in place of this process: what ends it ends all."""
+    if not possible():
+        raise SystemExit(
+            "error: this system makes no namespaces (unshare, ip); Linux with user namespaces does"
+        )
+    os.execvp(NAMESPACES[0], [*NAMESPACES, sys.executable, "-m", module, *words, "--inside"])
 
 
 def begin_network() -> None:

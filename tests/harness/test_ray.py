@@ -25,7 +25,7 @@ from harness.travel import begun, packed, unpacked
 from harness.watchdog import Waiting
 from harness.worker import Context, Pack, results_to_json
 from tests.harness.test_study import SPACE, arguments
-from upkeep.kills import workers
+from upkeep.kills import descendants
 
 TOY = Path(__file__).with_name("toy_plugin.py")
 CONTEXT_ = Context("toy_quadratic", {}, None, 1, "cpu", [str(TOY)], Rules(10.0, {}, 1))
@@ -276,7 +276,7 @@ def test_a_driver_whose_ray_has_died_ends_with_a_line_and_listens_to_this_machin
     code = "from harness.cli import main; main()"
     driver = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 200
-    while not workers(driver) and driver.poll() is None and time.monotonic() < deadline:
+    while not descendants(driver) and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(1)
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True)
     rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
