@@ -8,7 +8,7 @@ upper iterations, a study for each method and seed of the mini-batches.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,13 +96,13 @@ class PublicBenchmark(Recipe):
         "paper": Scale(dict.fromkeys(SHOWN, np.inf), 10),
     }
 
-    def parts(self, scale: Scale, setup: SetUp) -> list[Part]:
-        found = []
+    def parts(self, scale: Scale, setup: SetUp) -> Iterator[Part]:
+        """One by one: to count what a study costs takes seconds."""
         for problem, most in scale.problems.items():
             ready = setup(problem)
             for number, entry in _entries(problem, most, scale.entries):
                 for seed in range(1, 2 if entry.deterministic else 1 + scale.seeds):
-                    part = Part(
+                    yield Part(
                         f"{problem}-{number}-{entry.solver}-{seed}",
                         problem,
                         [entry.solver],
@@ -111,8 +111,6 @@ class PublicBenchmark(Recipe):
                         seed=seed,
                         curves=scale.points,
                     )
-                    found.append(part)
-        return found
 
     def findings(self, records: Mapping[str, Record], scale: Scale, setup: SetUp) -> Findings:
         claims, tables, pictures = [], {}, []

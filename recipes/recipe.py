@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,7 +71,7 @@ class Recipe(ABC):
     scales: ClassVar[Mapping[str, Any]]
 
     @abstractmethod
-    def parts(self, scale: Any, setup: SetUp) -> list[Part]:
+    def parts(self, scale: Any, setup: SetUp) -> Iterable[Part]:
         """The studies, in the order in which they run."""
 
     @abstractmethod

@@ -54,10 +54,11 @@ def run_recipe(name: str, scale: str, out: Path, execution: Execution, data_dir:
     def setup(problem: str, **options: Any) -> Problem:
         return set_up(Plugins(), _context(Part("", problem, (), 1, options=options), data_dir))
 
-    parts = found.parts(chosen, setup)
-    for part in parts:
+    parts = []
+    for part in found.parts(chosen, setup):
         if code := _run(part, out / STUDIES, execution, data_dir):
             return code
+        parts.append(part)
     records = {part.name: load_record(out / STUDIES / part.name) for part in parts}
     with house_style():
         findings = found.findings(records, chosen, setup)
