@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upkeep.kills import numbers, told
+from upkeep.kills import HARNESS, numbers, told
 from upkeep.machines import ROOT, STARTS, Machine, begin_network, child, pretend
 
 PLUGIN = '''
@@ -102,7 +102,6 @@ STUDY = (
 )
 Variables = Mapping[str, str]
 NONE: Variables = {}
-HARNESS = (sys.executable, "-c", "from harness.cli import main; main()")
 
 
 def write_data(folder: Path) -> None:

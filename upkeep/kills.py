@@ -38,6 +38,7 @@ from upkeep.machines import Machine, begin_network, child, pretend
 CLOCK = ["seconds", "evaluation_seconds", "pack"]
 ENDS = 60.0
 """Seconds after which a driver whose Ray was killed counts as hung."""
+HARNESS = (sys.executable, "-c", "from harness.cli import main; main()")
 STUDY = (
     *("run", "quadratic", "--set", "upper_dim=4", "--set", "lower_dim=3", "--solvers", "soba,amigo,ttsa"),
     *("--trials", "32", "--budget", "4000", "--seed", "3", "--pack", "2"),
@@ -52,10 +53,6 @@ WORKER = "ray::PackTrainable"
 """What Ray calls the process of an actor of that class."""
 
 
-def harness(words: Sequence[str]) -> list[str]:
-    return [sys.executable, "-c", "from harness.cli import main; main()", *STUDY, *words]
-
-
 class OneProcess:
     """Where a study runs, and the ways to disturb it there. scratch: where its folders are."""
 
@@ -67,9 +64,11 @@ class OneProcess:
         self.scratch, self._device = scratch, device
 
     def start(self, folder: Path) -> subprocess.Popen[bytes]:
-        command = harness([*self.words, "--device", self._device, "--out", str(folder / "study")])
         with (folder / "log").open("ab") as file:
-            return subprocess.Popen(command, stdout=file, stderr=file)
+            return subprocess.Popen(self._command(folder / "study"), stdout=file, stderr=file)
+
+    def _command(self, study: Path) -> list[str]:
+        return [*HARNESS, *STUDY, *self.words, "--device", self._device, "--out", str(study)]
 
     def driver(self, begun: subprocess.Popen[bytes]) -> int:
         """The process of what `start` began."""
@@ -128,8 +127,7 @@ class Cluster(OneProcess):
 
     def start(self, folder: Path) -> subprocess.Popen[bytes]:
         seen = Path("/tmp") / folder.relative_to(self.scratch)
-        words = [*self.words, "--device", self._device, "--out", str(seen / "study")]
-        return self._head.run(harness(words), folder / "log")
+        return self._head.run(self._command(seen / "study"), folder / "log")
 
     def driver(self, begun: subprocess.Popen[bytes]) -> int:
         return child(begun.pid)
