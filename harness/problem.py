@@ -162,6 +162,13 @@ class Problem(ABC):
         return torch.stack([self.cross(x, y, e, batch) for e in _units(y)], 2)
 
 
+def derives(problem: Problem) -> bool:
+    """Whether some derivative of it is left to torch.func."""
+    names = ["lower_gradient", "hessian_vector", "cross", "upper_gradient"]
+    names += [] if problem.is_map() else ["joint_lower_gradient"]
+    return any(getattr(type(problem), name) is getattr(Problem, name) for name in names)
+
+
 def _units(y: Tensor) -> Tensor:
     """The unit vectors of y's space, each for N trials: shape (dim_y, N, dim_y)."""
     trials, dim_y = y.shape

@@ -22,7 +22,7 @@ from harness.errors import HarnessError, PluginError, last_line
 from harness.options import not_negative, one_of, pairs, valid_seed
 from harness.params import check_values
 from harness.plugins import Plugins
-from harness.problem import Problem
+from harness.problem import Problem, derives
 from harness.result import Result, failed
 from harness.rules import Rules
 from harness.runner import run_pack
@@ -106,7 +106,6 @@ class Worker:
     def __init__(self, context: Context, spent: Spent | None = None) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # the products are small: several workers, one thread each
-        vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first, which is no trial's time
         self.context, self.spent = context, spent
         self.fits: dict[str, int] = {}
         self.device = torch.device(context.device)
@@ -115,6 +114,8 @@ class Worker:
         for solver in context.solvers:
             self.plugins.solver(solver)
         self.problem = set_up(self.plugins, context)
+        if derives(self.problem):
+            vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first, which is no trial's time
         self.described = described(self.device)
 
     @classmethod

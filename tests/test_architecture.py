@@ -124,6 +124,25 @@ def test_help_is_light(tmp_path: Path) -> None:
     assert _loaded(code, tmp_path) == set()
 
 
+WORKER = """
+import sys
+from harness.rules import Rules
+from harness.worker import Worker, make_context
+words, plugins = {words!r}, {plugins!r}
+Worker(make_context(*words, plugins, None, None, "cpu", Rules(100, {{}}, 1), 0.0))
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_a_worker_imports_the_compiler_before_its_trials_and_where_it_derives(tmp_path: Path) -> None:
+    """torch.func's grad does, and takes seconds."""
+    words = ("quadratic", ["upper_dim=3", "lower_dim=2"])
+    assert _run(WORKER.format(words=words, plugins=[]), tmp_path)[-1] == "False"
+    toy = [ROOT / "tests" / "harness" / "toy_plugin.py"]
+    derived = f"from pathlib import PosixPath\n{WORKER.format(words=('toy_quadratic', []), plugins=toy)}"
+    assert _run(derived, tmp_path)[-1] == "True"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_no_print_no_global(path: Path) -> None:
     for node in ast.walk(_tree(path)):
