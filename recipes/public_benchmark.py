@@ -24,6 +24,7 @@ from harness.problem import Problem
 from harness.record import Record
 from harness.space import complete, find_space
 from recipes.recipe import Claim, Findings, Part, Recipe, SetUp, markdown
+from reports import panels
 from reports.figures import WIDTH, Picture
 
 CPU = torch.device("cpu")
@@ -82,7 +83,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return f"{self.solver}{', full batch' if self.deterministic else ''}"
+        return f"{Plugins().solver(self.solver).label}{', full batch' if self.deterministic else ''}"
 
     def within(self, iterations: float) -> list[Sequence[float]]:
         return [row for row in self.published if row[0] <= iterations]
@@ -216,11 +217,10 @@ def figure(problem: str, by_entry: Sequence[tuple[Entry, Sequence[pd.DataFrame]]
     columns, shown = min(4, len(by_entry)), SHOWN[problem]
     rows = -(-len(by_entry) // columns)
     drawing = Figure(figsize=(WIDTH, 0.5 + 1.6 * rows), layout="constrained")
-    panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for panel in panels[len(by_entry) :]:
-        panel.set_axis_off()
+    grid = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels.show_ticks(grid, np.arange(grid.size).reshape(grid.shape) < len(by_entry))
     mine, theirs = seaborn.color_palette("colorblind")[:2]
-    for panel, (entry, curves) in zip(panels, by_entry, strict=False):
+    for panel, (entry, curves) in zip(grid.flat, by_entry, strict=False):
         for curve in curves:
             panel.plot(curve["upper_iteration"], curve[f"metric.{shown.metric}"], color=mine, linewidth=0.8)
         for iterations, median, *spread in entry.within(most):
@@ -231,7 +231,7 @@ def figure(problem: str, by_entry: Sequence[tuple[Entry, Sequence[pd.DataFrame]]
         panel.set(title=entry.name, xscale="symlog")
         if problem == "stochastic_quadratic":
             panel.set_yscale("log")
-    panels[0].set_xlim(left=0)  # of all: set before the last line it would cut that off
+    grid[0, 0].set_xlim(left=0)  # of all: set before the last line it would cut that off
     drawing.supxlabel("upper iterations")
     drawing.supylabel(shown.title)
     seaborn.despine(drawing)
