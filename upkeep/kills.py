@@ -206,7 +206,7 @@ def one_round(site: OneProcess, folder: Path, draw: random.Random) -> tuple[Coun
     done: Counter[str] = Counter()
     moments = []
     begun = site.start(folder)
-    for _ in range(draw.randint(6, 9)):
+    for _ in range(draw.randint(3, 6)):
         way, before = draw.choice(site.ways), told(folder / "study")
         early = draw.random() < 0.2
         while not early and begun.poll() is None and told(folder / "study") == before:
