@@ -27,12 +27,25 @@ from problems.regularisation import Regularisation
 
 RUNS: tuple[tuple[str, str, dict[str, float], tuple[int, ...]], ...] = (
     ("ijcnn1", "amigo", {"step_size": 0.125, "outer_ratio": 0.1, "n_inner_steps": 10}, (8192, 24576)),
-    ("ijcnn1", "mrbo", {"step_size": 0.5, "outer_ratio": 10**-1.5, "n_shia_steps": 10, "eta": 0.5}, (32768,)),
+    (
+        "ijcnn1",
+        "mrbo",
+        {"step_size": 0.5, "outer_ratio": 10**-1.5, "n_shia_steps": 10, "eta": 0.5},
+        (32, 32768),
+    ),
     (
         "mnist",
         "mrbo",
         {"step_size": 1.0, "outer_ratio": 1e-6, "n_shia_steps": 10, "eta": 0.5},
         (64, 192, 640),
+    ),
+    ("mnist", "fsla", {"step_size": 10**0.5, "outer_ratio": 1e-5}, (96, 960, 3200)),
+    ("mnist", "ttsa", {"step_size": 1.0, "outer_ratio": 1e-4, "n_hia_steps": 10}, (32, 320, 960)),
+    (
+        "mnist",
+        "bsa",
+        {"step_size": 10**-0.5, "outer_ratio": 1e-4, "n_inner_steps": 10, "n_hia_steps": 10},
+        (32, 96, 320),
     ),
 )
 PROBLEMS: dict[str, tuple[type[Problem], str]] = {
@@ -60,12 +73,16 @@ def main() -> None:
     parser.add_argument("--checkout", type=Path, required=True, help="of benchopt/benchmark_bilevel")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--data", choices=list(PROBLEMS), nargs="*", default=list(PROBLEMS))
+    solvers = list(dict.fromkeys(name for _, name, *_ in RUNS))
+    parser.add_argument("--solvers", choices=solvers, nargs="*", default=solvers)
     options = parser.parse_args()
     starts = {data: _given(options, data) for data in options.data}
     engine: Any = importlib.import_module("benchmark_utils.stochastic_jax_solver")
     samplers = {"the benchmark's": engine.init_sampler, "independent": independent}
     rows = []
-    for data, name, parameters, iterations in (run for run in RUNS if run[0] in options.data):
+    for data, name, parameters, iterations in RUNS:
+        if data not in options.data or name not in options.solvers:
+            continue
         for words, sampler in samplers.items():
             engine.init_sampler = sampler
             found = [
@@ -73,9 +90,12 @@ def main() -> None:
                 for s in range(options.seeds)
             ]
             for place, count in enumerate(iterations):
-                values = ", ".join(f"{by_count[place]:.6g}" for by_count in found)
-                rows.append([data, name, count, words, PROBLEMS[data][1], values])
-    heads = ["data", "solver", "upper iterations", "batches", "metric", "by seed"]
+                reached = [by_count[place] for by_count in found]
+                values = ", ".join(f"{value:.6g}" for value in reached)
+                rows.append(
+                    [data, name, count, words, PROBLEMS[data][1], f"{np.median(reached):.6g}", values]
+                )
+    heads = ["data", "solver", "upper iterations", "batches", "metric", "median", "by seed"]
     common.report("public_values", [common.table(heads, rows)], options.out)
 
 
@@ -99,7 +119,7 @@ def _values(
     task: Problem,
     seed: int,
 ) -> list[float]:
-    """The metric at these upper iterations."""
+    """The metric at these upper iterations; nan where a variable, or a penalty exp(x), is not finite."""
     step = math.gcd(*iterations)
     given_as = {**parameters, "batch_size": 64, "random_state": seed}
     epochs = public_jax.run(options.checkout, name, given_as, given, step, iterations[-1] // step)
@@ -107,6 +127,9 @@ def _values(
     for count in iterations:
         epoch = epochs[count // step - 1]
         x, y = (torch.from_numpy(v.astype(np.float64)).ravel() for v in (epoch.x, epoch.y))
+        if not ((x.exp() if data == "ijcnn1" else x).isfinite().all() and y.isfinite().all()):
+            found.append(math.nan)
+            continue
         if data == "mnist":
             y = y.view(-1, CLASSES).T.ravel()  # theirs goes pixel by pixel, ours class by class
         (judged,) = task.evaluate_pack(x.unsqueeze(0), y.unsqueeze(0))

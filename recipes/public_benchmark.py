@@ -7,6 +7,7 @@ upper iterations, a study for each method and seed of the mini-batches.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from harness.place import first_place
@@ -119,10 +119,9 @@ class PublicBenchmark(Recipe):
             by_entry = []
             for number, entry in _entries(problem, most, scale.entries):
                 name = f"{problem}-{number}-{entry.solver}-"
-                curves = [record.curves for key, record in records.items() if key.startswith(name)]
-                by_entry.append((entry, curves))
-            claims += [claim(entry, curves, most) for entry, curves in by_entry]
-            rows = [row for entry, curves in by_entry for row in lines(entry, curves, most)]
+                by_entry.append((entry, [one for key, one in records.items() if key.startswith(name)]))
+            claims += [claim(entry, runs, most) for entry, runs in by_entry]
+            rows = [row for entry, runs in by_entry for row in lines(entry, runs, most)]
             heads = ["method", "step size of y and z, of x", "upper iterations", "ours", "published"]
             tables[f"`{problem}`: {SHOWN[problem].title}"] = markdown(heads, rows)
             pictures.append(figure(problem, by_entry, most))
@@ -136,9 +135,10 @@ def _note(scale: Scale) -> str:
     points, percent = SHOWN["data_cleaning"].absolute, SHOWN["regularisation"].relative
     return f"""Configurations, numbers of upper iterations and results are the benchmark's
 (`recipes/public_benchmark.toml` and `[solver.published]` of the search spaces). Methods with mini-batches ran
-with {scale.seeds} seeds of these. Ours: median (least to largest), at the logged upper iteration next to the
-published one, of {scale.points} points on a log scale. Reproduced is a median within the published range
-or nearer to it than {points:g} points (data cleaning) or {percent:.0%} (ijcnn1); what is published as one
+with {scale.seeds} seeds of these. Ours: median (least to largest) of the seeds that did not diverge, at the
+logged upper iteration next to the published one, of {scale.points} points on a log scale; in the verdicts a
+diverged one is worse than any other. Reproduced is a median within the published range or nearer to it than
+{points:g} points (data cleaning) or {percent:.0%} (ijcnn1); what is published as one
 run may lie within, or as near to, the range of ours. The stochastic quadratic itself is drawn anew, so that
 shapes and not digits compare: a method that converges there must reach
 {CONVERGED:g}, another must stall within a factor of ten of where it does."""
@@ -159,15 +159,18 @@ def budget(problem: Problem, entry: Entry, iterations: int, seed: int) -> float:
     return max(1, sum(int(table.sum()) for table in costs))
 
 
-def reached(curve: pd.DataFrame, metric: str, iterations: float) -> float:
-    """The metric at the logged upper iteration next to a number of them."""
-    nearest = int((curve["upper_iteration"] - iterations).abs().to_numpy().argmin())
-    return float(curve[f"metric.{metric}"].iloc[nearest])
+def reached(run: Record, metric: str, iterations: float) -> float:
+    """The metric at the logged upper iteration next to a number of them; infinite where the trial had
+    diverged, or failed, by then."""
+    logged = run.curves["upper_iteration"].to_numpy() if len(run.curves) else np.zeros(1)
+    if run.trials["state"].iloc[0] != "completed" and iterations > logged[-1]:
+        return math.inf
+    return float(run.curves[f"metric.{metric}"].iloc[np.abs(logged - iterations).argmin()])
 
 
-def ours(entry: Entry, curves: Sequence[pd.DataFrame], iterations: float) -> np.ndarray:
+def ours(entry: Entry, runs: Sequence[Record], iterations: float) -> np.ndarray:
     """By seed."""
-    return np.array([reached(curve, SHOWN[entry.problem].metric, iterations) for curve in curves])
+    return np.array([reached(run, SHOWN[entry.problem].metric, iterations) for run in runs])
 
 
 def written(values: Sequence[float], form: str) -> str:
@@ -176,41 +179,50 @@ def written(values: Sequence[float], form: str) -> str:
     return middle if len(values) == 1 else f"{middle} ({values[1]:{form}} to {values[2]:{form}})"
 
 
-def lines(entry: Entry, curves: Sequence[pd.DataFrame], most: float) -> list[list[str]]:
+def found(values: np.ndarray, form: str) -> str:
+    """Of the seeds that did not diverge, `written`; and how many did."""
+    left = values[np.isfinite(values)]
+    lost = len(values) - len(left)
+    said = [f"{lost} of {len(values)} diverged"] if lost else []
+    if len(left):
+        spread = [np.median(left), left.min(), left.max()]
+        said.insert(0, written(spread if len(left) > 1 else spread[:1], form))
+    return "; ".join(said)
+
+
+def lines(entry: Entry, runs: Sequence[Record], most: float) -> list[list[str]]:
     """A row for each published number."""
     form = SHOWN[entry.problem].form
     steps = f"{entry.config['lower_step_size']:.4g}, {entry.config['upper_step_size']:.4g}"
     rows = []
     for iterations, *published in entry.within(most):
-        found = ours(entry, curves, iterations)
-        spread = [np.median(found), found.min(), found.max()] if len(found) > 1 else [found[0]]
-        rows.append(
-            [entry.name, steps, f"{iterations:,.0f}", written(spread, form), written(published, form)]
-        )
+        mine = found(ours(entry, runs, iterations), form)
+        rows.append([entry.name, steps, f"{iterations:,.0f}", mine, written(published, form)])
     return rows
 
 
-def claim(entry: Entry, curves: Sequence[pd.DataFrame], most: float) -> Claim:
+def claim(entry: Entry, runs: Sequence[Record], most: float) -> Claim:
     shown, told, holds = SHOWN[entry.problem], [], True
     for iterations, median, *spread in entry.within(most):
-        values = ours(entry, curves, iterations)
-        found = float(np.median(values))
+        values = ours(entry, runs, iterations)
+        middle = float(np.median(values))
         low, high = spread or (median, median)
         if entry.problem == "stochastic_quadratic":
             converges = high <= CONVERGED
-            holds &= found <= CONVERGED if converges else low / 10 <= found <= 10 * high
+            holds &= middle <= CONVERGED if converges else low / 10 <= middle <= 10 * high
         else:
             slack = shown.absolute + shown.relative * abs(median)
-            holds &= low - slack <= found <= high + slack or (
+            holds &= low - slack <= middle <= high + slack or (
                 low == high and values.min() - slack <= median <= values.max() + slack
             )
-        told.append(f"{iterations:,.0f}: {found:{shown.form}}, {median:{shown.form}}")
+        told.append(f"{iterations:,.0f}: {found(values, shown.form)}, {median:{shown.form}}")
     numbers = "upper iterations: ours, published: " + "; ".join(told)
     return Claim(f"`{entry.problem}`, {entry.name}: reproduced at each listed iteration", holds, numbers)
 
 
-def figure(problem: str, by_entry: Sequence[tuple[Entry, Sequence[pd.DataFrame]]], most: float) -> Picture:
-    """A panel for each method: our seeds as lines, the published medians and ranges as marks."""
+def figure(problem: str, by_entry: Sequence[tuple[Entry, Sequence[Record]]], most: float) -> Picture:
+    """A panel for each method: our seeds as lines, which end where a trial diverges, the published medians
+    and ranges as marks."""
     import seaborn
     from matplotlib.figure import Figure
 
@@ -220,9 +232,11 @@ def figure(problem: str, by_entry: Sequence[tuple[Entry, Sequence[pd.DataFrame]]
     grid = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels.show_ticks(grid, np.arange(grid.size).reshape(grid.shape) < len(by_entry))
     mine, theirs = seaborn.color_palette("colorblind")[:2]
-    for panel, (entry, curves) in zip(grid.flat, by_entry, strict=False):
-        for curve in curves:
-            panel.plot(curve["upper_iteration"], curve[f"metric.{shown.metric}"], color=mine, linewidth=0.8)
+    for panel, (entry, runs) in zip(grid.flat, by_entry, strict=False):
+        for run in runs:
+            if len(run.curves):
+                along = run.curves["upper_iteration"]
+                panel.plot(along, run.curves[f"metric.{shown.metric}"], color=mine, linewidth=0.8)
         for iterations, median, *spread in entry.within(most):
             low, high = spread or (median, median)
             panel.errorbar(
@@ -235,4 +249,9 @@ def figure(problem: str, by_entry: Sequence[tuple[Entry, Sequence[pd.DataFrame]]
     drawing.supxlabel("upper iterations")
     drawing.supylabel(shown.title)
     seaborn.despine(drawing)
-    return Picture(problem, problem, "Lines: ours, by seed. Marks: published, with their range.", drawing)
+    return Picture(
+        problem,
+        problem,
+        "Lines: ours, by seed, to where it diverged. Marks: published, with their range.",
+        drawing,
+    )

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from harness.cli import app
-from harness.record import load_record
+from harness.record import Record, load_record
+from recipes import public_benchmark
 from recipes.amigo_synthetic import METHODS as NINE
 from recipes.amigo_synthetic import AmigoSynthetic, Verdict, below, claims, lowest, only, reached
 from recipes.grazzi_meta_learning import claims as few_shot_claims
@@ -149,3 +150,24 @@ def test_without_a_name_the_recipes_are_listed(capsys: pytest.CaptureFixture[str
     assert [line.split()[0] for line in lines] == list(RECIPES)
     with pytest.raises(Exception, match=r"the recipe: unknown value 'table9'"):
         app(["reproduce", "table9"], standalone_mode=False)
+
+
+def _run(state: str, *losses: float) -> Record:
+    """One trial of the public benchmark, a loss at each power of two."""
+    steps = [0, *(2**n for n in range(len(losses) - 1))]
+    curve = pd.DataFrame({"upper_iteration": steps, "metric.value_function": losses}) if losses else None
+    return Record({}, pd.DataFrame({"state": [state]}), pd.DataFrame() if curve is None else curve)
+
+
+def test_a_diverged_run_of_the_public_benchmark_has_no_value_after_its_end() -> None:
+    """It was taken for its last point, the best of all before it left every finite number behind."""
+    entry = public_benchmark.Entry("regularisation", "mrbo", [[2, 0.5, 0.4, 0.6], [8, 0.264, 0.264, 0.265]])
+    right, lost = _run("completed", 0.56, 0.6, 0.5, 0.4, 0.264), _run("diverged", 0.56, 0.6, 0.5)
+    none = _run("diverged")
+
+    assert public_benchmark.claim(entry, [right, right, lost], np.inf).holds
+    assert not public_benchmark.claim(entry, [right, lost, none], np.inf).holds
+    rows = public_benchmark.lines(entry, [right, lost, none], np.inf)
+    assert rows[0][3] == "0.500000 (0.500000 to 0.500000); 1 of 3 diverged"
+    assert rows[1][3] == "0.264000; 2 of 3 diverged"
+    assert public_benchmark.lines(entry, [none], np.inf)[1][3] == "1 of 1 diverged"
