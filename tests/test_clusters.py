@@ -27,6 +27,14 @@ def test_nodes_that_lack_something_or_are_switched_off_leave_the_record_as_it_is
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+def test_a_study_on_a_cluster_that_is_disturbed_at_random_leaves_the_same_record() -> None:
+    if not possible():
+        pytest.skip("this system makes no namespaces")
+    play("upkeep.kills", "--rounds", "1", "--cluster")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_tenth_of_the_plug_ins_that_misbehave_harms_nobody() -> None:
     play("upkeep.misbehaviour", "--executors", "inline", "--every", "10")
 
