@@ -93,7 +93,7 @@ def main() -> None:
                 reached = [by_count[place] for by_count in found]
                 values = ", ".join(f"{value:.6g}" for value in reached)
                 rows.append(
-                    [data, name, count, words, PROBLEMS[data][1], f"{np.median(reached):.6g}", values]
+                    [data, name, count, words, PROBLEMS[data][1], f"{np.nanmedian(reached):.6g}", values]
                 )
     heads = ["data", "solver", "upper iterations", "batches", "metric", "median", "by seed"]
     common.report("public_values", [common.table(heads, rows)], options.out)

@@ -17,12 +17,12 @@ from harness.budget import Accountant
 from harness.device import onto
 from harness.errors import PluginError
 from harness.place import Place, first_place
-from harness.problem import Problem
+from harness.problem import DERIVATIVES, Problem
 from harness.streams import EPOCHS, THROUGH, Streams
 
 WATCHED = (
     *("lower_loss", "lower_map", "upper_loss", "lower_value", "upper_value", "metrics"),
-    *("lower_gradient", "joint_lower_gradient", "hessian_vector", "cross", "upper_gradient"),
+    *DERIVATIVES,
     *("hessian", "cross_matrix", "evaluate", "evaluate_pack", "part_of_evaluation"),
 )
 

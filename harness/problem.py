@@ -70,6 +70,8 @@ class Problem(ABC):
         """Whether the lower level is y = Phi(x, y)."""
         return cls.lower_map is not Problem.lower_map
 
+    # A problem has one of the next two, so that neither can be abstract.
+
     def lower_loss(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """Lower losses of examples `rows` (B,) for one trial: shape (B,); g is their mean (by example
         their sum)."""
@@ -162,10 +164,13 @@ class Problem(ABC):
         return torch.stack([self.cross(x, y, e, batch) for e in _units(y)], 2)
 
 
+DERIVATIVES = ("lower_gradient", "joint_lower_gradient", "hessian_vector", "cross", "upper_gradient")
+"""What a problem may have in closed form, and torch.func derives where it does not."""
+
+
 def derives(problem: Problem) -> bool:
     """Whether some derivative of it is left to torch.func."""
-    names = ["lower_gradient", "hessian_vector", "cross", "upper_gradient"]
-    names += [] if problem.is_map() else ["joint_lower_gradient"]
+    names = set(DERIVATIVES) - ({"joint_lower_gradient"} if problem.is_map() else set())
     return any(getattr(type(problem), name) is getattr(Problem, name) for name in names)
 
 

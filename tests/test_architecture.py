@@ -126,10 +126,11 @@ def test_help_is_light(tmp_path: Path) -> None:
 
 WORKER = """
 import sys
+from pathlib import Path
 from harness.rules import Rules
 from harness.worker import Worker, make_context
-words, plugins = {words!r}, {plugins!r}
-Worker(make_context(*words, plugins, None, None, "cpu", Rules(100, {{}}, 1), 0.0))
+plugins = [Path(path) for path in {plugins!r}]
+Worker(make_context(*{words!r}, plugins, None, None, "cpu", Rules(100, {{}}, 1), 0.0))
 print("torch._dynamo" in sys.modules)
 """
 
@@ -138,9 +139,8 @@ def test_a_worker_imports_the_compiler_before_its_trials_and_where_it_derives(tm
     """torch.func's grad does, and takes seconds."""
     words = ("quadratic", ["upper_dim=3", "lower_dim=2"])
     assert _run(WORKER.format(words=words, plugins=[]), tmp_path)[-1] == "False"
-    toy = [ROOT / "tests" / "harness" / "toy_plugin.py"]
-    derived = f"from pathlib import PosixPath\n{WORKER.format(words=('toy_quadratic', []), plugins=toy)}"
-    assert _run(derived, tmp_path)[-1] == "True"
+    toy = [str(ROOT / "tests" / "harness" / "toy_plugin.py")]
+    assert _run(WORKER.format(words=("toy_quadratic", []), plugins=toy), tmp_path)[-1] == "True"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)

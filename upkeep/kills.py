@@ -84,7 +84,7 @@ class OneProcess:
 class OwnRay(OneProcess):
     """A Ray that the driver starts, with two workers."""
 
-    name, where = "ray", "on Ray with two workers by turns"
+    name, where = "ray", "by turns on Ray with two workers"
     words = ("--workers", "2")
     servers = {"raylet killed": "raylet", "gcs_server killed": "gcs_server"}
     ways = (*DRIVER, "worker killed", *servers)
@@ -272,9 +272,7 @@ def play(options: argparse.Namespace, scratch: Path) -> bool:
             head = HEAD.format(
                 words=f"--rounds {options.rounds} --seed {options.seed} --device {options.device}"
                 + " --cluster" * options.cluster,
-                where="on a cluster of two nodes"
-                if options.cluster
-                else "in one process and on Ray by turns",
+                where=" and ".join(site.where for site in sites),
                 equal=len(rows) - different,
                 rounds=len(rows),
                 trials=len(wanted[0]),

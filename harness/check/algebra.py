@@ -17,15 +17,13 @@ from harness.batch import Batch, Level
 from harness.check.points import BY_ALGEBRA, TRIALS, Point, Points, normal, off, require
 from harness.check.problems import CPU
 from harness.check.verdict import Checks
-from harness.problem import Problem
+from harness.problem import DERIVATIVES, Problem
 from harness.streams import Streams, generator
 
 WHOLE = 512  # by example, a full set is cut to these
 DENSE = 50  # lower variables up to which whole matrices are compared
-DERIVATIVES = (
-    *("lower_gradient", "joint_lower_gradient", "hessian_vector", "cross", "upper_gradient"),
-    *("lower_value", "upper_value", "hessian", "cross_matrix"),
-)
+CLOSED = (*DERIVATIVES, "lower_value", "upper_value", "hessian", "cross_matrix")
+"""What is compared with what the losses give, where a problem has it itself."""
 
 
 class Algebra(Points):
@@ -96,7 +94,7 @@ class Algebra(Points):
     def closed_forms(self) -> str:
         """On a mini-batch, and on one whose rows each trial drew another number of times."""
         own = type(self.problem)
-        closed = [name for name in DERIVATIVES if getattr(own, name) is not getattr(Problem, name)]
+        closed = [name for name in CLOSED if getattr(own, name) is not getattr(Problem, name)]
         if not closed:
             return "none: all derivatives are derived from the losses"
         worst = 0.0
