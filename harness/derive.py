@@ -1,4 +1,7 @@
-"""Batched derivatives from the losses (or the map) of one trial, by torch.func (grad, vjp, vmap).
+"""Batched derivatives from the losses (or the map) of one trial.
+
+vmap makes them those of a pack, and autograd differentiates their sum, whose derivative by a trial's variable
+is that of its own loss.
 
 Both kinds of lower level are a residual R(x, y) that vanishes at y*(x): R = d_y g, or R = y - Phi(x, y).
 The system is (d_y R)^T z + d_y f = 0 and the hypergradient d_x f + (d_x R)^T z, so all three lower
@@ -7,16 +10,17 @@ derivatives follow from R.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp, vmap
+from torch.func import vmap
 
 from harness.batch import Batch
 
-Residual = Callable[[Tensor, Tensor, Tensor], Tensor]
+OfTrial = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of x, y and the weights of the examples."""
 
 
 class Losses(Protocol):
@@ -44,7 +48,7 @@ def _weights(batch: Batch, like: Tensor, summed: bool) -> Tensor:
     return weights
 
 
-def _lower(problem: Losses, batch: Batch) -> Residual:
+def _lower(problem: Losses, batch: Batch) -> OfTrial:
     """g(x, y) of one trial, from weights w."""
 
     def loss(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
@@ -53,7 +57,7 @@ def _lower(problem: Losses, batch: Batch) -> Residual:
     return loss
 
 
-def _upper(problem: Losses, batch: Batch) -> Residual:
+def _upper(problem: Losses, batch: Batch) -> OfTrial:
     """f(x, y) of one trial, from weights w."""
 
     def mean(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
@@ -62,52 +66,66 @@ def _upper(problem: Losses, batch: Batch) -> Residual:
     return mean
 
 
-def _residual(problem: Losses, batch: Batch) -> Residual:
-    """R(x, y, w) of one trial, shape of y."""
+def _map_gap(problem: Losses, batch: Batch) -> OfTrial:
+    """y - Phi(x, y) of one trial."""
 
     def gap(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         image = problem.lower_map(x, y, batch.rows)
         return y - (image.flatten() if problem.by_example else w @ image)
 
-    return gap if problem.is_map() else grad(_lower(problem, batch), argnums=1)
+    return gap
 
 
-def lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
-    found: Tensor = vmap(_residual(problem, batch))(x, y, _weights(batch, y, problem.by_example))
-    return found
+def _leaf(values: Tensor) -> Tensor:
+    return values.detach().requires_grad_()
 
 
-def joint_lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def _pulled(
+    results: Tensor, by: Sequence[Tensor], v: Tensor | None = None, again: bool = False
+) -> tuple[Tensor, ...]:
+    """(d results / d by)^T v, v = 1 where there is none. again: can be differentiated in turn."""
+    if not results.requires_grad:  # they depend on nothing that could change
+        return tuple(map(torch.zeros_like, by))
+    v = torch.ones_like(results) if v is None else v
+    return torch.autograd.grad(results, by, v, create_graph=again, allow_unused=True, materialize_grads=True)
+
+
+def _residual(problem: Losses, x: Tensor, y: Tensor, batch: Batch, again: bool = False) -> Tensor:
+    """R(x, y), shape (N, dim_y), of a leaf y. again: can be differentiated, by x and by y."""
     weights = _weights(batch, y, problem.by_example)
-    by_x, by_y = vmap(grad(_lower(problem, batch), argnums=(0, 1)))(x, y, weights)
+    if problem.is_map():
+        return vmap(_map_gap(problem, batch))(x, y, weights)
+    return _pulled(vmap(_lower(problem, batch))(x, y, weights), [y], again=again)[0]
+
+
+@torch.enable_grad()
+def lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+    return _residual(problem, x, _leaf(y), batch).detach()
+
+
+@torch.enable_grad()
+def joint_lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    x, y = _leaf(x), _leaf(y)
+    by_x, by_y = _pulled(lower_value(problem, x, y, batch), [x, y])
     return by_x, by_y
 
 
+@torch.enable_grad()
 def hessian_vector(problem: Losses, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-    residual = _residual(problem, batch)
-
-    def along(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
-        product: Tensor = vjp(lambda y: residual(x, y, w), y)[1](v)[0]
-        return product
-
-    found: Tensor = vmap(along)(x, y, v, _weights(batch, y, problem.by_example))
-    return found
+    y = _leaf(y)
+    return _pulled(_residual(problem, x, y, batch, again=True), [y], v)[0]
 
 
+@torch.enable_grad()
 def cross(problem: Losses, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-    residual = _residual(problem, batch)
-
-    def along(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
-        product: Tensor = vjp(lambda x: residual(x, y, w), x)[1](v)[0]
-        return product
-
-    found: Tensor = vmap(along)(x, y, v, _weights(batch, y, problem.by_example))
-    return found
+    x, y = _leaf(x), _leaf(y)
+    return _pulled(_residual(problem, x, y, batch, again=True), [x], v)[0]
 
 
+@torch.enable_grad()
 def upper_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    weights = _weights(batch, y, summed=False)
-    by_x, by_y = vmap(grad(_upper(problem, batch), argnums=(0, 1)))(x, y, weights)
+    x, y = _leaf(x), _leaf(y)
+    by_x, by_y = _pulled(upper_value(problem, x, y, batch), [x, y])
     return by_x, by_y
 
 

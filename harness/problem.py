@@ -165,13 +165,7 @@ class Problem(ABC):
 
 
 DERIVATIVES = ("lower_gradient", "joint_lower_gradient", "hessian_vector", "cross", "upper_gradient")
-"""What a problem may have in closed form, and torch.func derives where it does not."""
-
-
-def derives(problem: Problem) -> bool:
-    """Whether some derivative of it is left to torch.func."""
-    names = set(DERIVATIVES) - ({"joint_lower_gradient"} if problem.is_map() else set())
-    return any(getattr(type(problem), name) is getattr(Problem, name) for name in names)
+"""What a problem may have in closed form, and `harness.derive` derives where it does not."""
 
 
 def _units(y: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.func import grad, vmap
 
 from harness.budget import Accountant
 from harness.device import check_device, described, prepare
@@ -22,7 +21,7 @@ from harness.errors import HarnessError, PluginError, last_line
 from harness.options import not_negative, one_of, pairs, valid_seed
 from harness.params import check_values
 from harness.plugins import Plugins
-from harness.problem import Problem, derives
+from harness.problem import Problem
 from harness.result import Result, failed
 from harness.rules import Rules
 from harness.runner import run_pack
@@ -114,8 +113,6 @@ class Worker:
         for solver in context.solvers:
             self.plugins.solver(solver)
         self.problem = set_up(self.plugins, context)
-        if derives(self.problem):
-            vmap(grad(torch.sum))(torch.zeros(1, 1))  # imports much at first, which is no trial's time
         self.described = described(self.device)
 
     @classmethod

@@ -128,19 +128,29 @@ WORKER = """
 import sys
 from pathlib import Path
 from harness.rules import Rules
-from harness.worker import Worker, make_context
+from harness.worker import Pack, Worker, make_context
 plugins = [Path(path) for path in {plugins!r}]
-Worker(make_context(*{words!r}, plugins, None, None, "cpu", Rules(100, {{}}, 1), 0.0))
+worker = Worker(make_context(*{words!r}, plugins, None, None, "cpu", Rules(1000, {{}}, 1), 0.0))
+config = dict(upper_step_size=0.1, lower_step_size=0.1, system_step_size=0.1, lower_steps=1, system_steps=1)
+(result,) = worker.run(Pack("bsgm", (0,), (config,)))
+assert result.upper_iterations > 1, result
 print("torch._dynamo" in sys.modules)
 """
 
 
-def test_a_worker_imports_the_compiler_before_its_trials_and_where_it_derives(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "plugins"),
+    [
+        (("quadratic", ["upper_dim=3", "lower_dim=2"]), []),
+        (("toy_quadratic", []), [str(ROOT / "tests" / "harness" / "toy_plugin.py")]),
+    ],
+    ids=["closed forms", "derived"],
+)
+def test_no_worker_imports_pytorchs_compiler(
+    words: tuple[str, list[str]], plugins: list[str], tmp_path: Path
+) -> None:
     """torch.func's grad does, and takes seconds."""
-    words = ("quadratic", ["upper_dim=3", "lower_dim=2"])
-    assert _run(WORKER.format(words=words, plugins=[]), tmp_path)[-1] == "False"
-    toy = [str(ROOT / "tests" / "harness" / "toy_plugin.py")]
-    assert _run(WORKER.format(words=("toy_quadratic", []), plugins=toy), tmp_path)[-1] == "True"
+    assert _run(WORKER.format(words=words, plugins=plugins), tmp_path)[-1] == "False"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)

@@ -41,7 +41,7 @@ ENDS = 60.0
 HARNESS = (sys.executable, "-c", "from harness.cli import main; main()")
 STUDY = (
     *("run", "quadratic", "--set", "upper_dim=4", "--set", "lower_dim=3", "--solvers", "soba,amigo,ttsa"),
-    *("--trials", "32", "--budget", "4000", "--seed", "3", "--pack", "2"),
+    *("--trials", "32", "--seed", "3", "--pack", "2"),
 )
 ROUNDING = 1e-12
 """Of a float, relative to the larger of itself and 1."""
@@ -54,21 +54,22 @@ WORKER = "ray::PackTrainable"
 
 
 class OneProcess:
-    """Where a study runs, and the ways to disturb it there. scratch: where its folders are."""
+    """Where a study runs, and the ways to disturb it there. scratch: where its folders are. study: words of
+    the command."""
 
     name, where = "inline", "in one process"
     words: Sequence[str] = ("--executor", "inline")
     ways: Sequence[str] = tuple(DRIVER)
 
-    def __init__(self, scratch: Path, device: str) -> None:
-        self.scratch, self._device = scratch, device
+    def __init__(self, scratch: Path, study: Sequence[str]) -> None:
+        self.scratch, self._study = scratch, study
 
     def start(self, folder: Path) -> subprocess.Popen[bytes]:
         with (folder / "log").open("ab") as file:
             return subprocess.Popen(self._command(folder / "study"), stdout=file, stderr=file)
 
-    def _command(self, study: Path) -> list[str]:
-        return [*HARNESS, *STUDY, *self.words, "--device", self._device, "--out", str(study)]
+    def _command(self, out: Path) -> list[str]:
+        return [*HARNESS, *self._study, *self.words, "--out", str(out)]
 
     def driver(self, begun: subprocess.Popen[bytes]) -> int:
         """The process of what `start` began."""
@@ -107,12 +108,12 @@ class Cluster(OneProcess):
     words = ("--address", "auto", "--workers", "2")
     ways = (*DRIVER, "worker killed", "node switched off")
 
-    def __init__(self, scratch: Path, device: str) -> None:
+    def __init__(self, scratch: Path, study: Sequence[str]) -> None:
         begin_network()
         self._numbers = count(2)
         self._machines = scratch
         self._head = self._machine()
-        super().__init__(self._head.folder, device)
+        super().__init__(self._head.folder, study)
         self._head.ray(0)
         self._nodes = [self._node(), self._node()]
 
@@ -225,10 +226,10 @@ def one_round(site: OneProcess, folder: Path, draw: random.Random) -> tuple[Coun
     raise SystemExit((folder / "log").read_text()[-2000:])
 
 
-def undisturbed(scratch: Path, device: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def undisturbed(scratch: Path, study: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     whole = scratch / "whole"
     whole.mkdir()
-    if OneProcess(scratch, device).start(whole).wait() != 0:
+    if OneProcess(scratch, study).start(whole).wait() != 0:
         raise SystemExit((whole / "log").read_text()[-2000:])
     return numbers(whole / "study")
 
@@ -249,9 +250,10 @@ a number). {kills} times something was killed or interrupted: {what}.
 def play(options: argparse.Namespace, scratch: Path) -> bool:
     """Whether the record of every round is that of the undisturbed study."""
     draw = random.Random(options.seed)
-    wanted = undisturbed(scratch, options.device)
+    study = [*STUDY, "--device", options.device, "--budget", str(options.budget)]
+    wanted = undisturbed(scratch, study)
     kinds = (Cluster,) if options.cluster else (OneProcess, OwnRay)
-    sites = [kind(scratch, options.device) for kind in kinds]
+    sites = [kind(scratch, study) for kind in kinds]
     total: Counter[str] = Counter()
     rows: list[str] = []
     different = 0
@@ -270,7 +272,8 @@ def play(options: argparse.Namespace, scratch: Path) -> bool:
         sys.stderr.write(rows[-1] + "\n")
         if options.out:
             head = HEAD.format(
-                words=f"--rounds {options.rounds} --seed {options.seed} --device {options.device}"
+                words=f"--rounds {options.rounds} --seed {options.seed} --device {options.device} "
+                + f"--budget {options.budget}"
                 + " --cluster" * options.cluster,
                 where=" and ".join(site.where for site in sites),
                 equal=len(rows) - different,
@@ -289,6 +292,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and ways")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; workers share one GPU")
+    parser.add_argument("--budget", type=int, default=4000, help="samples of a trial")
     parser.add_argument("--cluster", action="store_true", help="on pretended machines, switched off as well")
     parser.add_argument("--out", type=Path, help="written anew after every round")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)

@@ -109,13 +109,13 @@ class Device(torch.Tensor):
 class Gpu(TorchDispatchMode):
     """The device while it is entered.
 
-    capacity: bytes, beyond which memory is out. counts: by (phase, kind), where kinds are launch, wait and
-    copy, to the device. waits: by (phase, kind, line, operation), of waits and copies. seconds: by phase, of
-    an H100, by a model. peak: bytes."""
+    capacity: bytes; beyond the share of them that this process may take memory is out. counts: by (phase,
+    kind), where kinds are launch, wait and copy, to the device. waits: by (phase, kind, line, operation), of
+    waits and copies. seconds: by phase, of an H100, by a model. peak: bytes."""
 
     def __init__(self, capacity: float = ALL_BYTES) -> None:
         super().__init__()
-        self.capacity = capacity
+        self.capacity, self.share = capacity, 1.0
         self.counts: Counter[tuple[str, str]] = Counter()
         self.waits: Counter[tuple[str, str, str, str]] = Counter()
         self.seconds: Counter[str] = Counter()
@@ -125,8 +125,12 @@ class Gpu(TorchDispatchMode):
 
     def __enter__(self) -> "Gpu":
         torch.cuda.mem_get_info = lambda device=None: (int(self.capacity - self.bytes), int(self.capacity))
+        torch.cuda.set_per_process_memory_fraction = self._limit
         super().__enter__()
         return self
+
+    def _limit(self, share: float, device: object = None) -> None:
+        self.share = share
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -144,7 +148,7 @@ class Gpu(TorchDispatchMode):
         storage = host.untyped_storage()
         key, size = storage.data_ptr(), storage.nbytes()
         if not self._holders[key]:
-            if self.bytes + size > self.capacity:
+            if self.bytes + size > self.share * self.capacity:
                 raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes")
             self.bytes += size
             self.peak = max(self.peak, self.bytes)

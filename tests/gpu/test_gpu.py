@@ -34,12 +34,16 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lines(library: Path | None, module: str, *words: str) -> list[dict[str, Any]]:
     """What a module of this folder prints, as JSON. library: of the pretend device."""
+    return [json.loads(line) for line in printed(library, module, *words).splitlines()]
+
+
+def printed(library: Path | None, module: str, *words: str) -> str:
     command = [sys.executable, "-m", f"tests.gpu.{module}", *words]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     around = os.environ | {LIBRARY: str(library), "PYTHONPATH": paths}
     done = subprocess.run(command, capture_output=True, text=True, env=around, cwd=library and library.parent)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout
 
 
 def test_some_solvers_run_on_a_device_and_give_the_cpus_numbers(library: Path) -> None:
@@ -111,6 +115,14 @@ def test_the_command_line_takes_the_device_that_is_there_and_records_it(library:
     assert line["codes"] == [0, 0, 0] and "the same" in line["compared"]
     assert line["devices"] == [words] and line["trial"] == words
     assert line["packs"] == [3] * 6  # auto: a whole solver's trials, as they fit
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_workers_on_one_device_that_are_killed_leave_the_same_record(library: Path) -> None:
+    """Two of Ray's, each with half of it, beside a driver without; in every other round."""
+    words = ["--device", "cuda", "--budget", "400", "--rounds", "2"]
+    printed(library, "everywhere", sys.executable, "-m", "upkeep.kills", *words)
 
 
 @pytest.mark.slow

@@ -170,9 +170,9 @@ def test_a_curve_starts_at_the_start_and_ends_at_the_output(budget: int, growth:
 @pytest.mark.parametrize("curves", [1, 2, 7])
 def test_points_of_a_curve_are_spread_evenly_on_a_log_scale(curves: int) -> None:
     """The first upper iteration at or beyond each of the places, the start and the end."""
-    (result,) = run_pack(_problem(), Bsgm, [_bsgm()], Rules(60_000, ONE, 0, curves=curves), CPU, F64)
+    (result,) = run_pack(_problem(), Bsgm, [_bsgm()], Rules(6_000, ONE, 0, curves=curves), CPU, F64)
     each = result.ledger["total"] / result.upper_iterations
-    places = [each * (60_000 / each) ** (k / max(curves - 1, 1)) for k in range(curves)]
+    places = [each * (6_000 / each) ** (k / max(curves - 1, 1)) for k in range(curves)]
     due = {math.ceil(round(place / each, 9)) for place in places}
     ends = {0, result.upper_iterations}
 
