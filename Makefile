@@ -55,7 +55,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What `make test` leaves out: the long checks of every solver.
 check-solvers: $(VENV)/.installed-dev
