@@ -19,6 +19,8 @@ from torch.func import vmap
 
 from harness.batch import Batch
 
+recording = torch.inference_mode(False)
+"""With autograd on, whatever the caller has turned off."""
 OfTrial = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of x, y and the weights of the examples."""
 
@@ -76,8 +78,13 @@ def _map_gap(problem: Losses, batch: Batch) -> OfTrial:
     return gap
 
 
+def _own(values: Tensor) -> Tensor:
+    """The same, for autograd to record: it takes none that was made in inference mode."""
+    return values.clone() if values.is_inference() else values.detach()
+
+
 def _leaf(values: Tensor) -> Tensor:
-    return values.detach().requires_grad_()
+    return _own(values).requires_grad_()
 
 
 def _pulled(
@@ -98,31 +105,31 @@ def _residual(problem: Losses, x: Tensor, y: Tensor, batch: Batch, again: bool =
     return _pulled(vmap(_lower(problem, batch))(x, y, weights), [y], again=again)[0]
 
 
-@torch.enable_grad()
+@recording
 def lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
-    return _residual(problem, x, _leaf(y), batch).detach()
+    return _residual(problem, _own(x), _leaf(y), batch).detach()
 
 
-@torch.enable_grad()
+@recording
 def joint_lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     x, y = _leaf(x), _leaf(y)
     by_x, by_y = _pulled(lower_value(problem, x, y, batch), [x, y])
     return by_x, by_y
 
 
-@torch.enable_grad()
+@recording
 def hessian_vector(problem: Losses, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
-    y = _leaf(y)
+    x, y = _own(x), _leaf(y)
     return _pulled(_residual(problem, x, y, batch, again=True), [y], v)[0]
 
 
-@torch.enable_grad()
+@recording
 def cross(problem: Losses, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
     x, y = _leaf(x), _leaf(y)
     return _pulled(_residual(problem, x, y, batch, again=True), [x], v)[0]
 
 
-@torch.enable_grad()
+@recording
 def upper_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     x, y = _leaf(x), _leaf(y)
     by_x, by_y = _pulled(upper_value(problem, x, y, batch), [x, y])

@@ -96,8 +96,11 @@ def test_derivatives_are_plain_tensors_whatever_the_caller_does_with_autograd(pr
     plain = all_of(problem, x, y, v)
     with torch.no_grad():
         silent = all_of(problem, x, y, v)
+    with torch.inference_mode():
+        inferred, made_there = all_of(problem, x, y, v), all_of(problem, x + 0, y + 0, v + 0)
     watched = all_of(problem, x.requires_grad_(), y.requires_grad_(), v)
 
-    for values in zip(plain, silent, watched, strict=True):
-        assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
-        assert not any(value.requires_grad for value in values)
+    for first, *others in zip(plain, silent, inferred, made_there, watched, strict=True):
+        assert not any(value.requires_grad for value in (first, *others))
+        for other in others:
+            assert torch.equal(first, other)
