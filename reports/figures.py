@@ -134,7 +134,7 @@ def parameters(view: View) -> Picture:
     for panel, name in zip(axes[0], names, strict=False):
         symbol = view.symbol(name)
         panel.set_title(name if symbol == name else f"{name}\n({text.mathtext(symbol)})")
-    figure.supylabel(text.mathtext(view.axis(view.objective)), fontsize=8)
+    figure.supylabel(panels.axis_label(view, view.objective), fontsize=8)
     _outcome_legend(figure)
     caption = (
         "Final objective against every searched parameter: each trial by its outcome (did not fit: the "
@@ -154,7 +154,7 @@ def distribution(view: View) -> Picture:
     else:
         figure = blank(5.4 + names)
         left, right = figure.subplots(2, 1, sharey=True)
-        right.set_ylabel(text.mathtext(view.axis(view.objective)))
+        right.set_ylabel(panels.axis_label(view, view.objective))
     panels.scale(left, view.scale(view.objective))
     panels.spread(left, view)
     panels.shares(right, view)
@@ -181,13 +181,13 @@ def tuning(view: View) -> Picture:
         panels.log_axis(axes)
     panels.show_ticks(panes, np.arange(panes.size).reshape(panes.shape) < len(view.solvers))
     top.supxlabel("trials", fontsize=8)
-    top.supylabel(text.mathtext(view.axis(view.objective)), fontsize=8)
+    top.supylabel(panels.axis_label(view, view.objective), fontsize=8)
     pair = bottom.subplots(below, 2 // below, sharey=True)
     panels.scale(pair[0], view.scale(view.objective))
     for axes, unit in zip(pair, ("samples", "all samples"), strict=True):
         panels.best_by_effort(axes, view, unit)
     for axes in pair[:below]:
-        axes.set_ylabel(text.mathtext(view.axis(view.objective)))
+        axes.set_ylabel(panels.axis_label(view, view.objective))
     legend(figure, pair[1])
     caption = f"{_tuned(view)} {_FAILED} {view.conditions}"
     return Picture("tuning", "Tuning curves", caption, finish(figure))

@@ -76,9 +76,11 @@ def parameter_map(axes: Axes, view: View, solver: str, norm: Normalize | None = 
     edges = [r.value(np.linspace(0, 1, CELLS + 1)) for r in ranges]
     shown = np.minimum(ground(points, values), norm.vmax or 0.0)
     axes.pcolormesh(*edges, shown, alpha=0.55, linewidth=0, rasterized=True, **style)
-    there, (across, up) = np.isfinite(values), along
-    marks: dict[str, Any] = {"rasterized": len(values) > panels.MANY}
-    dots, crosses = marks | {"s": 14, "linewidths": 0.4}, marks | {"s": 12, "linewidths": 0.7}
+    best_last = np.argsort(-values, kind="stable")
+    values, (across, up) = values[best_last], (value[best_last] for value in along)
+    there, size = np.isfinite(values), panels.dot(14, len(values))
+    marks: dict[str, Any] = {"s": size, "rasterized": len(values) > panels.MANY}
+    dots, crosses = (marks | {"linewidths": width * (size / 14) ** 0.5} for width in (0.4, 0.7))
     axes.scatter(across[there], up[there], c=values[there], edgecolors="black", **dots, **style)
     axes.scatter(across[~there], up[~there], marker="x", color="black", **crosses)
     if ranges[0].log:
@@ -128,7 +130,7 @@ def maps(view: View) -> Picture:
     for panel in axes.flat[len(view.solvers) :]:
         panel.set_axis_off()
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, fraction=0.03, aspect=30)
-    bar.set_label(text.mathtext(view.axis(view.objective)))
+    bar.set_label(panels.axis_label(view, view.objective))
     most = max(len(view.draws(solver)) for solver in view.solvers)
     caption = (
         "Drawn trials (points; failed ones crosses) over the two searched parameters of largest importance "

@@ -21,6 +21,10 @@ Spreads = dict[str, statistics.Floats]  # solver: (low, median, high) along a gr
 QUIET = "#8a8a8a"
 MANY = 2000
 """More points than that are drawn as pixels, also in PDF and SVG, which no viewer opens with every one."""
+CROWD = 200
+"""More points than that in a panel are drawn smaller."""
+LONGEST_LINE = 30
+"""Letters of the label of an upright axis."""
 OUTCOME_MARKS: dict[str, dict[str, Any]] = {
     "completed": {"marker": "o"},
     "did not fit": {"marker": "o", "facecolors": "none", "edgecolors": QUIET},
@@ -47,6 +51,18 @@ def two_lines(label: str) -> str:
 def one_line(label: str) -> str:
     """A label above a panel, as long as one panel is wide."""
     return text.mathtext(text.plain(label, 26))
+
+
+def dot(size: float, points: int) -> float:
+    """The area of a marker, in square points, 2 at least: many must leave to be seen what is behind them."""
+    return max(2.0, size * min(1.0, CROWD / max(points, 1)))
+
+
+def axis_label(view: View, metric: str) -> str:
+    """Of an upright axis; what stands in brackets goes below where a panel may be too low for one line."""
+    label = view.axis(metric)
+    lines = [label] if len(label) <= LONGEST_LINE else label.replace(" (", "\n(", 1).split("\n")
+    return "\n".join(map(text.mathtext, lines))
 
 
 def log_axis(axes: Axes) -> Axes:
@@ -168,10 +184,12 @@ def sensitivity(axes: Axes, view: View, solver: str, name: str) -> Axes:
             style |= {"transform": axes.get_xaxis_transform(), "rasterized": many}
             axes.scatter(across[rows], top, s=12, **mark, **style)
         else:
-            axes.scatter(across[rows], objective[rows], s=10, zorder=3, rasterized=many, **mark, **style)
+            style |= {"s": dot(10, len(trials)), "zorder": 3, "rasterized": many}
+            axes.scatter(across[rows], objective[rows], **mark, **style)
     if scored.any():
         filled = statistics.failures_last(objective)
         middle = statistics.running_median(across, filled, max(7, len(trials) // 6))
+        axes.plot(*middle, color="white", linewidth=3, zorder=4)  # a rim: the points have the same colour
         axes.plot(*middle, color=colour, zorder=4)
     return log_axis(axes) if view.drawn_on_log(solver, name) else axes
 
@@ -198,7 +216,7 @@ def spread(axes: Axes, view: View) -> Axes:
             )
         dots: dict[str, Any] = {"marker": style.marker, "color": style.colour, "alpha": 0.6, "linewidths": 0}
         dots["rasterized"] = len(trials) > MANY
-        axes.scatter(across[there], objective[there], s=8, **dots)
+        axes.scatter(across[there], objective[there], s=dot(8, len(trials)), **dots)
         cross: dict[str, Any] = {"marker": "x", "color": "black", "linewidths": 0.7}
         cross["rasterized"] = len(trials) > MANY
         top = np.full((~there).sum(), 0.98)
@@ -208,7 +226,7 @@ def spread(axes: Axes, view: View) -> Axes:
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(view.solvers) - 0.4)
-    axes.set_ylabel(text.mathtext(view.axis(view.objective)))
+    axes.set_ylabel(axis_label(view, view.objective))
     return axes
 
 
@@ -290,7 +308,7 @@ def chosen_at_budget(axes: Axes, view: View) -> Axes:
             headline = view.on_axis(view.headline, chosen["headline"])
             drawn(axes, view, solver, chosen["samples"], headline, **style)
     axes.set_xlabel("budget, samples per trial")
-    axes.set_ylabel(text.mathtext(view.axis(view.headline)))
+    axes.set_ylabel(axis_label(view, view.headline))
     return log_axis(axes)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from harness.record import Record
 from reports import figures, panels
@@ -48,6 +49,27 @@ def tick_labels(figure: Any) -> list[Any]:
 def test_no_tick_label_covers_another(name: str, record: Record) -> None:
     boxes = tick_labels(getattr(figures, name)(View.of(record)).figure)
     assert boxes and not [1 for a, b in combinations(boxes, 2) if a.overlaps(b)]
+
+
+@pytest.mark.parametrize("name", ["tuning", "distribution", "parameters"])
+@pytest.mark.parametrize("width", figures.WIDTHS)
+def test_a_long_label_stays_beside_its_own_panels(name: str, width: str, record: Record) -> None:
+    """Those of two rows of panels ran into each other."""
+    long = {"label": "relative error (L - L*) / (L0 - L*)", "short": "error"}
+    metrics = {metric: {**told, **long} for metric, told in record.spec["metrics"].items()}
+    two = of(record, ["stocbio", "bsgm"])
+    with figures.house_style(width):
+        figure = getattr(figures, name)(View.of(replace(two, spec={**two.spec, "metrics": metrics}))).figure
+        upright = [words for words in figure.findobj(Text) if words.get_rotation() == 90 and words.get_text()]
+        boxes = [words.get_window_extent() for words in upright]
+    assert any("(L - L" in words.get_text() for words in upright)
+    assert not [1 for a, b in combinations(boxes, 2) if a.overlaps(b)]
+    assert all(0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
+
+
+def test_many_points_leave_to_be_seen_what_is_behind_them() -> None:
+    assert panels.dot(10, 0) == panels.dot(10, panels.CROWD) == 10
+    assert panels.dot(10, 2 * panels.CROWD) == 5 and panels.dot(10, 10**6) == 2
 
 
 @pytest.mark.parametrize("name", ["tuning", "curves"])
