@@ -189,7 +189,8 @@ def sensitivity(axes: Axes, view: View, solver: str, name: str) -> Axes:
     if scored.any():
         filled = statistics.failures_last(objective)
         middle = statistics.running_median(across, filled, max(7, len(trials) // 6))
-        axes.plot(*middle, color="white", linewidth=3, zorder=4)  # a rim: the points have the same colour
+        if len(trials) > CROWD:  # a rim, where points of the same colour are everywhere
+            axes.plot(*middle, color="white", linewidth=3, zorder=4)
         axes.plot(*middle, color=colour, zorder=4)
     return log_axis(axes) if view.drawn_on_log(solver, name) else axes
 
