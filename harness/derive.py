@@ -19,7 +19,7 @@ from torch.func import vmap
 
 from harness.batch import Batch
 
-recording = torch.inference_mode(False)
+_recording = torch.inference_mode(False)
 """With autograd on, whatever the caller has turned off."""
 OfTrial = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of x, y and the weights of the examples."""
@@ -68,7 +68,7 @@ def _upper(problem: Losses, batch: Batch) -> OfTrial:
     return mean
 
 
-def _map_gap(problem: Losses, batch: Batch) -> OfTrial:
+def _gap(problem: Losses, batch: Batch) -> OfTrial:
     """y - Phi(x, y) of one trial."""
 
     def gap(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
@@ -101,35 +101,35 @@ def _residual(problem: Losses, x: Tensor, y: Tensor, batch: Batch, again: bool =
     """R(x, y), shape (N, dim_y), of a leaf y. again: can be differentiated, by x and by y."""
     weights = _weights(batch, y, problem.by_example)
     if problem.is_map():
-        return vmap(_map_gap(problem, batch))(x, y, weights)
+        return vmap(_gap(problem, batch))(x, y, weights)
     return _pulled(vmap(_lower(problem, batch))(x, y, weights), [y], again=again)[0]
 
 
-@recording
+@_recording
 def lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
     return _residual(problem, _own(x), _leaf(y), batch).detach()
 
 
-@recording
+@_recording
 def joint_lower_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     x, y = _leaf(x), _leaf(y)
     by_x, by_y = _pulled(lower_value(problem, x, y, batch), [x, y])
     return by_x, by_y
 
 
-@recording
+@_recording
 def hessian_vector(problem: Losses, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
     x, y = _own(x), _leaf(y)
     return _pulled(_residual(problem, x, y, batch, again=True), [y], v)[0]
 
 
-@recording
+@_recording
 def cross(problem: Losses, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
     x, y = _leaf(x), _leaf(y)
     return _pulled(_residual(problem, x, y, batch, again=True), [x], v)[0]
 
 
-@recording
+@_recording
 def upper_gradient(problem: Losses, x: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     x, y = _leaf(x), _leaf(y)
     by_x, by_y = _pulled(upper_value(problem, x, y, batch), [x, y])

@@ -45,7 +45,11 @@ def note(axes: Axes, words: str) -> Axes:
 
 def two_lines(label: str) -> str:
     """A label for a narrow place: what stands in brackets goes below."""
-    return "\n".join(map(one_line, label.replace(" (", "\n(", 1).split("\n")))
+    return "\n".join(map(one_line, _parted(label)))
+
+
+def _parted(label: str) -> list[str]:
+    return label.replace(" (", "\n(", 1).split("\n")
 
 
 def one_line(label: str) -> str:
@@ -61,7 +65,7 @@ def dot(size: float, points: int) -> float:
 def axis_label(view: View, metric: str) -> str:
     """Of an upright axis; what stands in brackets goes below where a panel may be too low for one line."""
     label = view.axis(metric)
-    lines = [label] if len(label) <= LONGEST_LINE else label.replace(" (", "\n(", 1).split("\n")
+    lines = [label] if len(label) <= LONGEST_LINE else _parted(label)
     return "\n".join(map(text.mathtext, lines))
 
 

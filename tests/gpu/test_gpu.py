@@ -120,7 +120,7 @@ def test_the_command_line_takes_the_device_that_is_there_and_records_it(library:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_workers_on_one_device_that_are_killed_leave_the_same_record(library: Path) -> None:
-    """Two of Ray's, each with half of it, beside a driver without; in every other round."""
+    """Two of Ray's, each with half of it, in every other round."""
     words = ["--device", "cuda", "--budget", "400", "--rounds", "2"]
     printed(library, "everywhere", sys.executable, "-m", "upkeep.kills", *words)
 
